@@ -1,0 +1,389 @@
+"""The doors between rooms. A room imports these, never another room.
+
+Every door has an in-memory implementation, so that a node can be built in a test without files.
+`Eventually[T]` is a T or a Deferred of it: an answer that is at hand makes no Deferred.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias, TypeVar
+
+from twisted.internet.defer import Deferred
+from zope.interface import Attribute, Interface
+
+from mailnode.mail import (
+    Body,
+    Client,
+    Entry,
+    Envelope,
+    Hop,
+    Mode,
+    Path,
+    Recipient,
+    Reply,
+    Result,
+    Rights,
+    Ruling,
+)
+
+T = TypeVar("T")
+Eventually: TypeAlias = T | Deferred[T]
+
+
+# ------------------------------------------------------------------------ who may
+
+
+class IAccess(Interface):
+    """Who may do what. Never decides by what a client calls itself."""
+
+    def rights(client: Client) -> Rights:
+        """What `client` may do as it is now; asked again after AUTH and STARTTLS."""
+
+    def authenticate(client: Client, name: str, secret: str) -> Deferred[bool]:
+        """Whether `secret` is the password of user or peer `name`; same time if there is none."""
+
+
+# ------------------------------------------------------------------------ who is here
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """A local user. `uid` and `gid` are -1 where the user is not a login name of this host."""
+
+    name: str
+    full_name: str = ""
+    home: str = ""
+    uid: int = -1
+    gid: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """An alias (`owner` is None) or a mailing list: the paths that a name stands for."""
+
+    name: str
+    members: tuple[tuple[str, Path], ...]  # (phrase, path)
+    is_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    path: Path  # 251: taken and forwarded there
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    path: Path  # 551: refused, the path is named
+
+
+@dataclass(frozen=True, slots=True)
+class Ambiguous:
+    accounts: tuple[Account, ...]  # 553
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    pass  # 550
+
+
+Finding: TypeAlias = Account | Addresses | Forward | Moved | Ambiguous | Unknown
+
+
+class IDirectory(Interface):
+    """Who is here: users, aliases, lists, forwards. Names are found by look-up, never built into paths."""
+
+    def lookup(local: str) -> Finding:
+        """What a local part stands for. "postmaster" in any case is always found (RFC 5321 4.5.1)."""
+
+    def find(text: str) -> Finding:
+        """What a person's words stand for (VRFY, EXPN): a name as `lookup`, or a word of a full name."""
+
+    def account(user: str) -> Account | None:
+        """The account of a user that `lookup` named, None if it is gone."""
+
+
+# ------------------------------------------------------------------------ where to
+
+
+class IRouting(Interface):
+    def route(path: Path, mode: Mode, rights: Rights) -> Ruling:
+        """The reply to a RCPT for `path`, and its destinations. Pure: no look-up waits."""
+
+    def verify(text: str, rights: Rights) -> Reply:
+        """The reply to VRFY (RFC 821 3.3, RFC 1123 5.2.3)."""
+
+    def expand(text: str, rights: Rights) -> Reply:
+        """The reply to EXPN (RFC 821 3.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchanger:
+    """A host that takes mail for a domain: a Twisted client endpoint string, and its name for the log."""
+
+    endpoint: str
+    name: str
+
+
+class IExchange(Interface):
+    def exchangers(hop: Hop) -> Deferred[Sequence[Exchanger] | Reply]:
+        """The hosts to try, best first, or a 4xx or 5xx reply when there are none (RFC 5321 5.1)."""
+
+
+# ------------------------------------------------------------------------ terminals
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """A terminal on which a user is logged in."""
+
+    user: str
+    line: str  # "pts/3"
+    kind: str  # "host" (utmp, logind) or "attached"
+    accepting: bool  # mesg y
+    since: float  # seconds since the epoch
+    idle: float  # seconds since the last key
+    host: str = ""  # where the user came from
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What is to be shown on a terminal, as it came from outside: nothing in it is filtered yet."""
+
+    sender: Path
+    body: bytes  # the head of the message, header included
+    cut: bool = False  # the message is longer than `body`
+
+
+class ITerminals(Interface):
+    """Who is logged in, and the way to their screens."""
+
+    def logged_in(user: str | None = None) -> list[Terminal]:
+        """The terminals of `user`, or of everybody. A fresh look each time."""
+
+    def accepts(user: str) -> bool:
+        """Whether a message to `user` would reach a terminal now, as far as can be told."""
+
+    def show(user: str, message: Message) -> Deferred[int]:
+        """Writes to every accepting terminal of `user` once; fires with how many were reached."""
+
+
+# ------------------------------------------------------------------------ custody
+
+
+class IDraft(Interface):
+    """A message that is being received. It ends with exactly one of `commit` and `abort`."""
+
+    def write(piece: bytes) -> Deferred[None] | None:
+        """Takes more mail data. A Deferred asks the channel to read no further until it fires."""
+
+    def commit(recipients: Sequence[Recipient]) -> Deferred[Reply]:
+        """Takes custody; fires with the reply to the end of data, after it is true."""
+
+    def abort() -> None:
+        """Forgets the draft and leaves nothing behind."""
+
+
+class IIntake(Interface):
+    """Takes custody of messages: the front door for strangers and for our own notices alike."""
+
+    def open(client: Client, envelope: Envelope, declared_size: int) -> IDraft | Reply:
+        """A draft for the transaction, or 451 or 452 if none can be taken now."""
+
+    def submit(envelope: Envelope, body: Body) -> Deferred[str]:
+        """Takes a message of our own (a notice) into the spool; fires with its id."""
+
+
+# ------------------------------------------------------------------------ spool
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What became of leased recipients of one entry. Recipients not named keep their lease."""
+
+    entry: str
+    results: tuple[tuple[Recipient, Result], ...]
+    due: float = 0.0  # for those LATER: next attempt, seconds since the epoch
+    warned: bool = False  # the sender has now been told of the delay
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A filter over the spool; an empty field matches all. Ages in seconds, domains in lower case."""
+
+    ids: tuple[str, ...] = ()
+    to: str = ""  # substring of a recipient's mailbox
+    sender: str = ""  # substring of the reverse-path
+    domain: str = ""  # recipient domain, exact
+    state: str = ""  # queued, leased, held
+    older: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedRecipient:
+    path: Path
+    mode: Mode
+    state: str  # queued, leased, held
+    attempts: int
+    due: float
+    reply: str  # the last reply, empty before the first attempt
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message in the spool as an operator sees it."""
+
+    id: str
+    mode: Mode
+    sender: Path
+    recipients: tuple[QueuedRecipient, ...]
+    size: int
+    arrived: float
+
+    @property
+    def state(self) -> str:
+        """The liveliest state among its recipients: leased, then queued, then held."""
+        states = {recipient.state for recipient in self.recipients}
+        return next((state for state in ("leased", "queued", "held") if state in states), "queued")
+
+
+class ISpoolDraft(Interface):
+    """The body of a message on its way into the spool."""
+
+    size: int = Attribute("octets written so far")
+
+    def write(piece: bytes) -> Deferred[None] | None:
+        """Takes more octets. A Deferred asks for a pause until the disk has caught up."""
+
+    def head() -> bytes:
+        """The first octets written, up to 64 KiB."""
+
+    def discard() -> None:
+        """Forgets it and removes what is on disk."""
+
+
+class ISpool(Interface):
+    """Durable custody of messages (docs/spool.md has the table of states).
+
+    A recipient is QUEUED (due at a time), LEASED (some dispatch has it in hand), HELD (waits for a
+    peer) or gone; a message is gone with its last recipient. Failures of the disk errback with
+    OSError or a subclass; nothing is then acknowledged.
+    """
+
+    def new_id() -> str:
+        """A new message id: sortable by time, safe in a file name and a header field."""
+
+    def draft() -> ISpoolDraft:
+        """A new empty draft."""
+
+    def accept(
+        id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool
+    ) -> Deferred[Entry | None]:
+        """Makes the message durable; fires after the commit. With `lease` its recipients are leased
+        to us at once and the entry is handed over; without, they are QUEUED and due now."""
+
+    def claim(limit: int) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with due recipients, the oldest due first."""
+
+    def claim_held(domains: Sequence[str], limit: int) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients in `domains`, oldest first."""
+
+    def settle(settlement: Settlement) -> Deferred[None]:
+        """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD
+        wait; `Result.forward` replaces a recipient by others in the same transaction."""
+
+    def release_leases() -> Deferred[int]:
+        """Puts everything LEASED back to QUEUED and due now, marked as recovered; only for the one
+        dispatch of this spool, as it starts."""
+
+    def next_due() -> Deferred[float | None]:
+        """When the next QUEUED recipient is due, None if there is none."""
+
+    def listing(selection: Selection, limit: int = 1000) -> Deferred[list[QueuedMessage]]:
+        """Messages that match, oldest first."""
+
+    def body(id: str) -> Deferred[Body | None]:
+        """The body of a message, None if there is no such message."""
+
+    def change(selection: Selection, action: str) -> Deferred[int]:
+        """`retry` (due now), `hold`, `release` or `delete` for matching recipients that are not
+        leased; fires with how many messages were changed."""
+
+    def close() -> Deferred[None]:
+        """Commits what is under way and stops."""
+
+
+# ------------------------------------------------------------------------ delivery
+
+Results: TypeAlias = Mapping[Recipient, Result]
+
+
+class IMailbox(Interface):
+    """The mailboxes of local users."""
+
+    def deliver(user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+        """Stores the message durably in the mailbox of `user`; never errbacks."""
+
+
+class INotices(Interface):
+    """Tells senders what became of their mail."""
+
+    def failed(entry: Entry, results: Results) -> Deferred[None]:
+        """Sends the RFC 3464 notice about the FAILED of `results`; fires when it is in the spool."""
+
+    def delayed(entry: Entry, results: Results, until: float) -> Deferred[None]:
+        """Tells the sender that the LATER of `results` are still being tried, until a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message for a Sender to give away, with the recipients that belong to this conversation."""
+
+    mode: Mode
+    reverse_path: Path
+    recipients: tuple[Recipient, ...]
+    body: Body
+    eight_bit: bool = False
+    id: str = ""
+
+
+class ILetters(Interface):
+    """What a Sender gives away, one letter after another: the same for a relay and for a turned line."""
+
+    def next() -> Eventually[Letter | None]:
+        """The next letter, None when there is none left."""
+
+    def settle(letter: Letter, results: Results, host: str) -> None:
+        """What became of each recipient of a letter that `next` gave."""
+
+    def returned(letter: Letter) -> None:
+        """The channel ended before the letter could be given away: to be tried again."""
+
+
+class IRelay(Interface):
+    def deliver(hop: Hop, letter: Letter) -> Deferred[Results]:
+        """Gives the letter to the next hop; never errbacks."""
+
+
+class IDispatch(Interface):
+    """Works the spool off."""
+
+    def take(entry: Entry) -> None:
+        """An entry that was accepted and leased for us."""
+
+    def has_room() -> bool:
+        """Whether newly accepted mail should be leased to us at once."""
+
+    def wake() -> None:
+        """There may be something due."""
+
+
+# ------------------------------------------------------------------------ peering
+
+
+class IPeering(Interface):
+    """Mail held for peers, and the right to turn the line."""
+
+    def grant(client: Client) -> Eventually[ILetters | Reply]:
+        """The mail for a client that says TURN, or the 502 that refuses it (RFC 821 3.8)."""

@@ -1,0 +1,336 @@
+"""The nouns that cross rooms: paths, replies, envelopes, destinations, results.
+
+Everything here is an immutable value. Nothing here does I/O except `Body.chunks`, which reads
+the file that a large body lives in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, TypeAlias
+
+CHUNK: Final = 65536  # octets; also the size above which a body becomes a file
+
+
+class Mode(Enum):
+    """How a transaction was opened, and with it what success means (RFC 821 3.4)."""
+
+    MAIL = "MAIL"  # to mailboxes
+    SEND = "SEND"  # to terminals
+    SOML = "SOML"  # to a terminal, or else the mailbox
+    SAML = "SAML"  # to the mailbox, and the terminal besides
+
+    @property
+    def wants_terminal(self) -> bool:
+        return self is not Mode.MAIL
+
+
+# --------------------------------------------------------------------------- paths
+
+# RFC 5321 4.1.2 Dot-string; whatever else a local part holds must be quoted.
+_DOT_STRING = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A forward- or reverse-path (RFC 821 4.1.2): an optional source route and a mailbox.
+
+    `local` is the meaning of the local part (quotes and backslashes removed), `domain` its domain
+    or address literal as it was written, empty for `<postmaster>` and the null path `<>`.
+    """
+
+    local: str
+    domain: str = ""
+    route: tuple[str, ...] = ()
+
+    @property
+    def is_null(self) -> bool:
+        """The null reverse-path `<>` of notices (RFC 1123 5.2.9)."""
+        return not self.local and not self.domain
+
+    @property
+    def mailbox(self) -> str:
+        """`local@domain` without route and brackets, the local part quoted where it must be."""
+        if self.is_null:
+            return ""
+        local = self.local
+        if not _DOT_STRING.match(local):
+            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return f"{local}@{self.domain}" if self.domain else local
+
+    @property
+    def next_host(self) -> str:
+        """The host that the message goes to next: the first of the route, else the domain."""
+        return self.route[0] if self.route else self.domain
+
+    def without_first_hop(self) -> Path:
+        """The path with the first host of its route taken off (RFC 821 3.6)."""
+        return Path(self.local, self.domain, self.route[1:])
+
+    def through(self, *hosts: str) -> Path:
+        """The path with `hosts` put in front of its route (RFC 821 3.6)."""
+        if self.is_null:  # a notice has no way back, so none is recorded
+            return self
+        return Path(self.local, self.domain, (*hosts, *self.route))
+
+    def __str__(self) -> str:
+        route = ",".join("@" + host for host in self.route)
+        return f"<{route}:{self.mailbox}>" if route else f"<{self.mailbox}>"
+
+
+NULL_PATH: Final = Path("")
+
+
+# ------------------------------------------------------------------------- replies
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One reply of a receiver: a code, one or more lines of text, an enhanced status code.
+
+    `status` (RFC 3463, for example "5.1.1") goes over the wire only to a client that was told
+    ENHANCEDSTATUSCODES (RFC 2034).
+    """
+
+    code: int
+    text: str | tuple[str, ...] = ""
+    status: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return self.code < 400
+
+    @property
+    def transient(self) -> bool:
+        return 400 <= self.code < 500
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        return (self.text,) if isinstance(self.text, str) else self.text
+
+    def encode(self, enhanced: bool = False) -> bytes:
+        """The octets of this reply; only printable ASCII leaves us, whatever the text holds."""
+        prefix = f"{self.status} " if enhanced and self.status else ""
+        lines = self.lines or ("",)
+        rows = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
+        rows.append(f"{self.code} {prefix}{lines[-1]}")
+        return b"".join(_printable(row) + b"\r\n" for row in rows)
+
+    def __str__(self) -> str:
+        prefix = f"{self.status} " if self.status else ""
+        return f"{self.code} {prefix}{' / '.join(self.lines)}"
+
+
+def _printable(row: str) -> bytes:
+    octets = row.encode("ascii", "replace")
+    if row.isprintable():
+        return octets
+    return bytes(octet if 32 <= octet < 127 else 63 for octet in octets)  # 63 is "?"
+
+
+# ----------------------------------------------------------------------- a message
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """Mail data, dots unstuffed, lines ended by CRLF: in memory up to `CHUNK` octets, else a file."""
+
+    size: int  # octets
+    data: bytes | None = None
+    file: str = ""
+
+    @classmethod
+    def of(cls, data: bytes) -> Body:
+        return cls(len(data), data)
+
+    def chunks(self, size: int = CHUNK) -> Iterator[bytes]:
+        """The octets in pieces of at most `size`. OSError if the file cannot be read."""
+        if self.data is not None:
+            for start in range(0, len(self.data), size):
+                yield self.data[start : start + size]
+            return
+        with open(self.file, "rb", buffering=0) as file:
+            while piece := file.read(size):
+                yield piece
+
+    def head(self, size: int = CHUNK) -> bytes:
+        """The first octets, at most `size`."""
+        return next(self.chunks(size), b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """One recipient of an envelope: where to, and what is still to be done for it.
+
+    `mode` may differ from the envelope's: a SOML whose terminal was not reached is spooled as MAIL.
+    `number` names the recipient within its message, once it is spooled.
+    """
+
+    path: Path
+    mode: Mode = Mode.MAIL
+    number: int = 0
+    attempts: int = 0
+    original: Path | None = None  # the address before aliases and lists, for notices
+    sender: Path | None = None  # reverse-path of its own: the owner of the list it came by
+
+
+class Origin(Enum):
+    """Why a message exists; it decides who hears of its failure (RFC 5321 6.1)."""
+
+    NORMAL = 0
+    NOTICE = 1  # our notice to a sender; if it fails, the postmaster gets it
+    LAST = 2  # that one; if it fails too, it is logged and dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a transaction says about a message besides its body."""
+
+    mode: Mode
+    reverse_path: Path
+    recipients: tuple[Recipient, ...]
+    eight_bit: bool = False  # BODY=8BITMIME (RFC 6152)
+    origin: Origin = Origin.NORMAL
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A spooled message with those of its recipients that the holder of the entry has leased."""
+
+    id: str
+    envelope: Envelope  # its recipients are the leased ones only
+    body: Body
+    arrived: float  # seconds since the epoch
+    warned: bool = False  # the sender was told of a delay
+    recovered: bool = False  # an earlier holder may have delivered it without settling
+
+
+# -------------------------------------------------------------------- destinations
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A user of this host: the mailbox, the terminals, or both, as the recipient's mode says."""
+
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """Another host: "mx" for the mail exchangers of `domain`, else a Twisted client endpoint string."""
+
+    domain: str
+    target: str = "mx"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Waits in the spool until the peer that serves `domain` fetches it, or an operator releases it."""
+
+    domain: str
+
+
+Place: TypeAlias = Local | Hop | Held
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One place that a recipient leads to.
+
+    `path` is the forward-path to hand on there; `via` are our names that were taken off its source
+    route and go in front of the reverse-path; `sender` replaces the reverse-path (a list's owner).
+    """
+
+    place: Place
+    path: Path
+    via: tuple[str, ...] = ()
+    sender: Path | None = None
+
+    def reverse_path(self, reverse_path: Path) -> Path:
+        if self.sender is not None and not reverse_path.is_null:
+            return self.sender
+        return reverse_path.through(*self.via) if self.via else reverse_path
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What routing says of a recipient: the reply to its RCPT, and where it leads (empty if refused)."""
+
+    reply: Reply
+    destinations: tuple[Destination, ...] = ()
+
+
+# ------------------------------------------------------------------------- results
+
+
+class Outcome(Enum):
+    DELIVERED = "delivered"
+    LATER = "later"
+    FAILED = "failed"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How the delivery to one recipient ended, with the reply that says why.
+
+    `host` is the remote host that gave the reply, empty if it is our own. `forward` carries what is
+    left of a recipient that led to several destinations: new recipients which take its place.
+    """
+
+    outcome: Outcome
+    reply: Reply
+    host: str = ""
+    forward: tuple[tuple[Recipient, Result], ...] = field(default=())
+
+    @classmethod
+    def delivered(cls, reply: Reply, host: str = "") -> Result:
+        return cls(Outcome.DELIVERED, reply, host)
+
+    @classmethod
+    def later(cls, reply: Reply, host: str = "") -> Result:
+        return cls(Outcome.LATER, reply, host)
+
+    @classmethod
+    def failed(cls, reply: Reply, host: str = "") -> Result:
+        return cls(Outcome.FAILED, reply, host)
+
+    @classmethod
+    def of(cls, reply: Reply, host: str = "") -> Result:
+        """The result that a reply means: 2xx delivered, 4xx later, all else failed (RFC 821 App. E)."""
+        if 200 <= reply.code < 300:
+            return cls(Outcome.DELIVERED, reply, host)
+        return cls(Outcome.LATER if reply.transient else Outcome.FAILED, reply, host)
+
+
+# --------------------------------------------------------------------- connections
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """What is known of the host at the other end of a channel while it leads."""
+
+    address: str = ""  # IP address, empty for a local socket
+    hello: str = ""  # what it called itself; a claim, never an identity
+    extended: bool = False  # it said EHLO
+    identity: str = ""  # the user or peer that it proved to be
+    tls: bool = False
+    fingerprint: str = ""  # "sha256:..." of a verified client certificate
+    listener: str = "smtp"  # role of the listener it came in by
+    turned: bool = False  # it leads because we called it and turned the line
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a client may do. The EHLO keywords follow from it."""
+
+    modes: tuple[Mode, ...] = (Mode.MAIL,)
+    relay: bool = False
+    verify: bool = False
+    expand: bool = False
+    turn: bool = False
+    mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
+    starttls: bool = False
