@@ -6,7 +6,7 @@ Every door has an in-memory implementation, so that a node can be built in a tes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
@@ -19,6 +19,7 @@ from mailnode.mail import (
     Entry,
     Envelope,
     Hop,
+    Letter,
     Mode,
     Path,
     Recipient,
@@ -27,6 +28,7 @@ from mailnode.mail import (
     Rights,
     Ruling,
 )
+from mailnode.mail import Results as Results
 
 T = TypeVar("T")
 Eventually: TypeAlias = T | Deferred[T]
@@ -61,7 +63,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """An alias (`owner` is None) or a mailing list: the paths that a name stands for."""
+    """An alias or a mailing list: the paths that a name stands for."""
 
     name: str
     members: tuple[tuple[str, Path], ...]  # (phrase, path)
@@ -172,24 +174,32 @@ class ITerminals(Interface):
 # ------------------------------------------------------------------------ custody
 
 
-class IDraft(Interface):
-    """A message that is being received. It ends with exactly one of `commit` and `abort`."""
+class ICustody(Interface):
+    """One transaction on its way into our custody. It ends with exactly one of `commit` and `abort`."""
+
+    def recipient(path: Path) -> Reply:
+        """The reply to a RCPT; the recipient is part of the transaction if it is positive."""
+
+    def open() -> Reply:
+        """Makes ready for mail data: 354, or the 451 that refuses DATA."""
 
     def write(piece: bytes) -> Deferred[None] | None:
         """Takes more mail data. A Deferred asks the channel to read no further until it fires."""
 
-    def commit(recipients: Sequence[Recipient]) -> Deferred[Reply]:
-        """Takes custody; fires with the reply to the end of data, after it is true."""
+    def commit() -> Deferred[Reply]:
+        """Takes custody; fires with the reply to the end of data once it is true. Never errbacks."""
 
     def abort() -> None:
-        """Forgets the draft and leaves nothing behind."""
+        """Forgets the transaction and leaves nothing behind. May be called in any state."""
 
 
 class IIntake(Interface):
     """Takes custody of messages: the front door for strangers and for our own notices alike."""
 
-    def open(client: Client, envelope: Envelope, declared_size: int) -> IDraft | Reply:
-        """A draft for the transaction, or 451 or 452 if none can be taken now."""
+    def begin(
+        client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int
+    ) -> ICustody | Reply:
+        """A transaction, or the 451 or 452 that refuses MAIL. `size` is the declared one (RFC 1870), or 0."""
 
     def submit(envelope: Envelope, body: Body) -> Deferred[str]:
         """Takes a message of our own (a notice) into the spool; fires with its id."""
@@ -316,9 +326,6 @@ class ISpool(Interface):
 
 # ------------------------------------------------------------------------ delivery
 
-Results: TypeAlias = Mapping[Recipient, Result]
-
-
 class IMailbox(Interface):
     """The mailboxes of local users."""
 
@@ -334,18 +341,6 @@ class INotices(Interface):
 
     def delayed(entry: Entry, results: Results, until: float) -> Deferred[None]:
         """Tells the sender that the LATER of `results` are still being tried, until a time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Letter:
-    """A message for a Sender to give away, with the recipients that belong to this conversation."""
-
-    mode: Mode
-    reverse_path: Path
-    recipients: tuple[Recipient, ...]
-    body: Body
-    eight_bit: bool = False
-    id: str = ""
 
 
 class ILetters(Interface):

@@ -7,7 +7,7 @@ the file that a large body lives in.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, TypeAlias
@@ -304,6 +304,21 @@ class Result:
         if 200 <= reply.code < 300:
             return cls(Outcome.DELIVERED, reply, host)
         return cls(Outcome.LATER if reply.transient else Outcome.FAILED, reply, host)
+
+
+Results: TypeAlias = Mapping[Recipient, Result]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A message for a Sender to give away, with the recipients that belong to this conversation."""
+
+    mode: Mode
+    reverse_path: Path
+    recipients: tuple[Recipient, ...]
+    body: Body
+    eight_bit: bool = False
+    id: str = ""
 
 
 # --------------------------------------------------------------------- connections

@@ -1,0 +1,120 @@
+"""What the two machines say to the channel that holds them.
+
+A Receiver's stream is flat: replies to send, questions to answer, pieces of mail data, and the three
+ways in which its part on the channel ends. A Sender's says what to write and what became of letters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from mailnode.mail import Letter, Mode, Path, Reply, Results
+
+# ------------------------------------------------------------------------ Receiver
+
+
+class AskSender(NamedTuple):
+    """MAIL, SEND, SOML or SAML: may this transaction begin?"""
+
+    mode: Mode
+    reverse_path: Path
+    size: int  # declared octets, 0 if not
+
+
+class AskRecipient(NamedTuple):
+    path: Path
+
+
+class AskData(NamedTuple):
+    """May the mail data come? 354 or a refusal."""
+
+
+class AskCustody(NamedTuple):
+    """The mail data has ended: is it safe?"""
+
+
+class AskVerify(NamedTuple):
+    text: str
+
+
+class AskExpand(NamedTuple):
+    text: str
+
+
+class AskPassword(NamedTuple):
+    name: str
+    secret: str
+
+
+class AskTurn(NamedTuple):
+    pass
+
+
+Ask: TypeAlias = (
+    AskSender | AskRecipient | AskData | AskCustody | AskVerify | AskExpand | AskPassword | AskTurn
+)
+
+
+class MailData(NamedTuple):
+    piece: bytes
+
+
+class Discarded(NamedTuple):
+    """The transaction is over without custody: whatever was kept of it must go."""
+
+
+class Turned(NamedTuple):
+    """Our 250 to TURN is said: this host is the sender now."""
+
+
+class TLSAccepted(NamedTuple):
+    """Our 220 to STARTTLS is said: the handshake comes next."""
+
+
+class Closed(NamedTuple):
+    """The last reply is said: close the channel."""
+
+
+ReceiverEvent: TypeAlias = Reply | Ask | MailData | Discarded | Turned | TLSAccepted | Closed
+
+
+# -------------------------------------------------------------------------- Sender
+
+
+class Write(NamedTuple):
+    octets: bytes
+
+
+class LetterWanted(NamedTuple):
+    """The Sender is ready for the next letter, or for None."""
+
+
+class WriteBody(NamedTuple):
+    """Stream the body, dots stuffed, with its end, then say `body_written`."""
+
+    letter: Letter
+
+
+class Settled(NamedTuple):
+    letter: Letter
+    results: Results
+
+
+class Ending(Enum):
+    DONE = "done"  # all letters were offered, QUIT was said
+    TURNED = "turned"  # the peer said 250 to TURN: it is the sender now
+    REFUSED = "refused"  # the peer would not talk to us: greeting, HELO, AUTH
+    BROKEN = "broken"  # the channel broke, timed out or the protocol was broken
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The Sender's part is over; `reply` says why, or what TURN was answered."""
+
+    ending: Ending
+    reply: Reply
+
+
+SenderEvent: TypeAlias = Write | LetterWanted | WriteBody | Settled | Ended

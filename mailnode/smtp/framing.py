@@ -1,0 +1,143 @@
+"""Lines and dot-stuffed mail data, found in chunks with `find` and `replace`, never line by line.
+
+Only CR LF ends a line and only CR LF . CR LF ends mail data (RFC 5321 2.3.8, 4.1.1.4): a bare CR or
+LF is data, and is reported so that the message can be refused once its true end was seen.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+CRLF: Final = b"\r\n"
+END_OF_DATA: Final = b"\r\n.\r\n"
+
+
+class Inbound:
+    """Octets that have arrived and are not consumed yet; hands out lines or everything."""
+
+    __slots__ = ("_at", "_octets", "_overlong")
+
+    def __init__(self) -> None:
+        self._octets = b""
+        self._at = 0
+        self._overlong = b""  # the first octets of a line over the limit whose end has not come
+
+    def __len__(self) -> int:
+        return len(self._octets) - self._at
+
+    def feed(self, octets: bytes) -> None:
+        self._octets = self._octets[self._at :] + octets if self._at < len(self._octets) else octets
+        self._at = 0
+
+    def line(self, limit: int) -> bytes | None:
+        """The next line without its CRLF, None if it has not arrived whole.
+
+        A line over `limit` octets comes back cut to `limit` + 1, after all of it was swallowed: it can
+        be refused, and no part of it is taken for a command.
+        """
+        end = self._octets.find(CRLF, self._at)
+        if end < 0:
+            if len(self) > limit + 1:  # one more: the last octet may be the CR of a line end
+                self._swallow(limit)
+            return None
+        line = self._octets[self._at : end]
+        self._at = end + 2
+        if self._overlong:
+            line, self._overlong = self._overlong, b""
+            return line
+        return line[: limit + 1]
+
+    def _swallow(self, limit: int) -> None:
+        self._overlong = self._overlong or self._octets[self._at : self._at + limit + 1]
+        self._octets = b"\r" if self._octets.endswith(b"\r") else b""
+        self._at = 0
+
+    def take(self) -> bytes:
+        """All octets that wait."""
+        octets = self._octets[self._at :]
+        self._octets, self._at = b"", 0
+        return octets
+
+
+class DataReader:
+    """Mail data after DATA, with the transparency of RFC 821 4.5.2 undone."""
+
+    __slots__ = ("_fresh", "_kept", "bare", "ended")
+
+    def __init__(self) -> None:
+        # The CRLF of the DATA line counts: a dot may be the very first octet. It is no data itself.
+        self._kept = CRLF
+        self._fresh = True
+        self.bare = False  # a CR without LF or an LF without CR was seen
+        self.ended = False
+
+    def feed(self, octets: bytes) -> tuple[bytes, bytes]:
+        """Takes the next octets; gives (mail data, octets behind its end).
+
+        The second is empty until `ended`.
+        """
+        octets = self._kept + octets
+        rest = b""
+        end = octets.find(END_OF_DATA)
+        if end >= 0:
+            self.ended = True
+            rest = octets[end + 5 :]
+            octets = octets[: end + 2]
+        else:
+            whole = len(octets) - _tail(octets)
+            self._kept = octets[whole:]
+            octets = octets[:whole]
+        pairs = octets.count(CRLF)
+        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
+            self.bare = True
+        octets = octets.replace(b"\r\n.", CRLF)
+        if self._fresh and octets:
+            self._fresh = False
+            octets = octets[2:]
+        return octets, rest
+
+
+def _tail(octets: bytes) -> int:
+    """How many of the last octets may be the beginning of the end of data."""
+    for length in (4, 3, 2, 1):
+        if octets.endswith(END_OF_DATA[:length]):
+            return length
+    return 0
+
+
+_BARE = re.compile(rb"\r\n|\r|\n")
+
+
+class Stuffer:
+    """Makes mail data transparent for the wire (RFC 821 4.5.2), wherever a chunk ends.
+
+    What leaves never holds a bare CR or LF: either becomes CRLF.
+    """
+
+    __slots__ = ("_at_line_start", "_cr")
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+        self._cr = b""
+
+    def stuff(self, chunk: bytes) -> bytes:
+        if self._cr:
+            chunk, self._cr = self._cr + chunk, b""
+        if chunk.endswith(b"\r"):
+            chunk, self._cr = chunk[:-1], b"\r"
+        if not chunk:
+            return b""
+        pairs = chunk.count(CRLF)
+        if chunk.count(b"\n") != pairs or chunk.count(b"\r") != pairs:
+            chunk = _BARE.sub(CRLF, chunk)
+        stuffed = chunk.replace(b"\n.", b"\n..")
+        if self._at_line_start and stuffed.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._at_line_start = stuffed.endswith(b"\n")
+        return stuffed
+
+    def end(self) -> bytes:
+        """The octets that end the mail data, with the CRLF that its last line may lack."""
+        last = self.stuff(b"\n") if self._cr else b""
+        return last + (b".\r\n" if self._at_line_start else END_OF_DATA)

@@ -1,0 +1,236 @@
+"""The grammar of commands: paths, domains, parameters, read from text decoded as latin-1.
+
+Rules:
+- A production stands beside its expression; RFC 821 4.1.2 where it is wider, RFC 5321 4.1.2 else.
+- Nothing here guesses: text that is no sentence of the grammar gives None, never an exception.
+- Every quantifier is possessive or followed by what it cannot match, and every text is limited
+  before it is looked at, so no input takes more than linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
+from typing import Final, TypeAlias
+
+from mailnode.mail import NULL_PATH, Path
+
+# RFC 821 4.5.3, octets
+LOCAL_LIMIT: Final = 64
+DOMAIN_LIMIT: Final = 255
+PATH_LIMIT: Final = 256  # with its brackets, without a source route
+ROUTE_PATH_LIMIT: Final = 1024  # with a source route; the RFC's 256 would cut honest ones off
+VERB_LIMIT: Final = 12
+
+Parameters: TypeAlias = dict[str, str | None]
+
+# <c> of RFC 821 = atext of RFC 5322: printable, neither <special> nor SP
+_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+# <string> ::= <char> | <char> <string>;  <char> ::= <c> | "\" <x>   (RFC 821)
+_STRING = rf"(?:{_ATEXT}|\\[ -~])++"
+# Dot-string = Atom *("." Atom)
+_DOT_STRING = rf"{_STRING}(?:\.{_STRING})*+"
+# Quoted-string = DQUOTE *QcontentSMTP DQUOTE;  qtextSMTP = %d32-33 / %d35-91 / %d93-126
+_QUOTED_STRING = r'"(?:[ !#-\[\]-~]|\\[ -~])*+"'
+# Local-part = Dot-string / Quoted-string
+_LOCAL = rf"(?:{_DOT_STRING}|{_QUOTED_STRING})"
+# sub-domain = Let-dig [Ldh-str];  <element> ::= <name> | "#" <number> | ...   (RFC 821)
+_LABEL = r"(?:[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+|#[0-9]++)"
+# address-literal = "[" ( IPv4-address-literal / IPv6-address-literal ) "]"; `_literal` looks closer
+_LITERAL = r"\[[0-9A-Za-z.:]{2,64}+\]"
+# Domain = sub-domain *("." sub-domain) / address-literal
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*+|{_LITERAL})"
+# A-d-l = At-domain *( "," At-domain )
+_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*+"
+# Path = "<" [ A-d-l ":" ] Mailbox ">";  <reverse-path> may be "<>"
+_PATH = rf"<(?:(?:({_ROUTE}):)?({_LOCAL})@({_DOMAIN})|([Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])|)>"
+# esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-");  esmtp-value = 1*(%d33-60 / %d62-126)
+_PARAMETER = r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?"
+
+_whole_path = re.compile(_PATH + r"\Z").match
+# One space after the colon is no RFC's, but peers send it (RFC 2645 does in its examples).
+_argument = re.compile(rf" ?{_PATH}(?:( [ -~]*+))?\Z").match
+_parameter = re.compile(_PARAMETER + r"\Z").match
+_domain = re.compile(_DOMAIN + r"\Z").match
+_label_too_long = re.compile(r"[^.]{64}").search  # RFC 1035 2.3.4
+_local = re.compile(_LOCAL + r"\Z").match
+_command = re.compile(rb"([A-Za-z0-9]{1,%d}+)(?: ++([ -~]*+))?\Z" % VERB_LIMIT).match
+_quoted_pair = re.compile(r"\\(.)")
+_phrase = re.compile(r"([^<>\x00-\x1f\x7f-\x9f]*+)(<.++)\Z").match
+_hexchar = re.compile(r"\+([0-9A-F]{2})")
+_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+\Z").match
+
+
+# -------------------------------------------------------------------------- paths
+
+
+def parse_path(text: str) -> Path | None:
+    """The path that `text` is, brackets and all; `<>` is NULL_PATH, `<postmaster>` has no domain.
+
+    None if it is not exactly one path (RFC 821 4.1.2) within the sizes of RFC 821 4.5.3.
+    """
+    if len(text) > ROUTE_PATH_LIMIT or (match := _whole_path(text)) is None:
+        return None
+    return _build(len(text), match)
+
+
+def parse_argument(text: str) -> tuple[Path, Parameters] | None:
+    """The path and the parameters that follow `FROM:` or `TO:`; None if they are malformed.
+
+    Keywords of parameters come in upper case; one that is given twice is an error (RFC 5321 4.1.1.11).
+    """
+    if (match := _argument(text)) is None:
+        return None
+    tail = match[5]
+    if tail is None:
+        path = _build(len(text), match)
+        return None if path is None else (path, {})
+    path = _build(match.start(5), match)
+    if path is None or (parameters := _parse_parameters(tail)) is None:
+        return None
+    return path, parameters
+
+
+def after_keyword(argument: str, keyword: str) -> str | None:
+    """What follows `keyword` ("FROM:" or "TO:", in upper case) in `argument`; None if it is not there."""
+    size = len(keyword)
+    return argument[size:] if argument[:size].upper() == keyword else None
+
+
+def _build(size: int, match: re.Match[str]) -> Path | None:
+    """The path of a match whose text is `size` octets long, None if a part of it is too long."""
+    route_text, raw, domain, postmaster, *_ = match.groups()
+    if raw is None:
+        return NULL_PATH if postmaster is None else Path(postmaster)
+    local = _meaning(raw)
+    route = () if route_text is None else tuple(host[1:] for host in route_text.split(","))
+    if len(local) > LOCAL_LIMIT or not (_is_domain(domain) and all(map(_is_domain, route))):
+        return None
+    path = Path(local, domain, route)
+    if not route and raw is local:
+        return path if size <= PATH_LIMIT + 1 and len(raw) + len(domain) + 3 <= PATH_LIMIT else None
+    # What we write again must be read again by others: the canonical form keeps the limits too.
+    if len(path.mailbox) + 2 > PATH_LIMIT or max(size, len(str(path))) > ROUTE_PATH_LIMIT:
+        return None
+    return path
+
+
+def _meaning(raw: str) -> str:
+    """The local part without its quotes and backslashes, which are no part of the name (RFC 821 4.1.2)."""
+    if '"' not in raw and "\\" not in raw:
+        return raw
+    return _quoted_pair.sub(r"\1", raw[1:-1] if raw[0] == '"' else raw)
+
+
+def _parse_parameters(text: str) -> Parameters | None:
+    parameters: Parameters = {}
+    for word in text.split(" "):
+        if not word:
+            continue
+        match = _parameter(word)
+        if match is None or (keyword := match[1].upper()) in parameters:
+            return None
+        parameters[keyword] = match[2]
+    return parameters
+
+
+# ------------------------------------------------------------------------ domains
+
+
+def parse_domain(text: str) -> str | None:
+    """`text` as it is if it is a domain or an address literal (RFC 821 4.1.2), else None."""
+    return text if len(text) <= DOMAIN_LIMIT and _domain(text) and _is_domain(text) else None
+
+
+def is_address_literal(domain: str) -> bool:
+    """Whether `domain` is an address in brackets, as `[127.0.0.1]` or `[IPv6:::1]` (RFC 5321 4.1.3)."""
+    return literal_address(domain) is not None
+
+
+def literal_address(domain: str) -> str | None:
+    """The IP address, in its canonical form, that an address literal holds; None if it is not one."""
+    if not (domain.startswith("[") and domain.endswith("]")):
+        return None
+    content = domain[1:-1]
+    try:
+        if content[:5].upper() == "IPV6:":
+            return str(IPv6Address(content[5:]))
+        return str(IPv4Address(content))  # refuses 010, which some read as octal 8
+    except AddressValueError:
+        return None
+
+
+def _is_domain(domain: str) -> bool:
+    """The part of the rule that an expression does not say: sizes, and the inside of a literal."""
+    if domain[0] == "[":
+        return is_address_literal(domain)
+    size = len(domain)
+    return size < 64 or (size <= DOMAIN_LIMIT and _label_too_long(domain) is None)
+
+
+# ---------------------------------------- mailboxes as people and configurations write
+
+
+def parse_mailbox(text: str, *, bare: bool = False) -> Path | None:
+    """A path with or without brackets: `user@domain`, `<user@domain>`, `@A:user@domain`.
+
+    With `bare` a local part alone (`jones`, `<jones>`) is a path without a domain. `<>` and the
+    empty text are None: nobody lives there.
+    """
+    text = text.strip(" ")
+    if not (text.startswith("<") and text.endswith(">")):
+        text = f"<{text}>"
+    path = parse_path(text)
+    if path is not None:
+        return None if path.is_null else path
+    inner = text[1:-1]
+    if not bare or len(inner) > 2 * LOCAL_LIMIT + 2 or _local(inner) is None:
+        return None
+    local = _meaning(inner)
+    return Path(local) if 0 < len(local) <= LOCAL_LIMIT else None
+
+
+def parse_named_mailbox(text: str, *, bare: bool = False) -> tuple[str, Path] | None:
+    """A phrase and a path, `Fred Fonebone <fred@usc.example>`; the phrase may be quoted or missing."""
+    text = text.strip(" ")
+    match = _phrase(text)
+    if match is None:
+        path = parse_mailbox(text, bare=bare)
+        return None if path is None else ("", path)
+    phrase, mailbox = match[1].strip(" "), match[2]
+    if len(phrase) > 1 and phrase[0] == phrase[-1] == '"':
+        phrase = _quoted_pair.sub(r"\1", phrase[1:-1]).strip(" ")
+    path = parse_mailbox(mailbox, bare=bare)
+    return None if path is None else (phrase, path)
+
+
+# ------------------------------------------------------------------------- xtext
+
+
+def decode_xtext(text: str) -> str | None:
+    """The text that an xtext stands for (RFC 3461 4), None if it is malformed."""
+    if _xtext(text) is None:
+        return None
+    return _hexchar.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def encode_xtext(text: str) -> str:
+    """`text` as xtext (RFC 3461 4). ValueError if it holds characters over 255."""
+    octets = text.encode("latin-1")
+    return "".join(chr(o) if 33 <= o <= 126 and o not in b"+=" else f"+{o:02X}" for o in octets)
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def split_command(line: bytes) -> tuple[str, str] | None:
+    """The verb in upper case and its argument, from a command line without its CRLF.
+
+    None if there is no verb, or if there are octets that no command has: those over 127 and
+    control characters, TAB among them (RFC 821 4.1.2 knows only SP between words).
+    """
+    match = _command(line)
+    if match is None:
+        return None
+    verb, argument = match.groups()
+    return verb.decode("ascii").upper(), "" if argument is None else argument.rstrip(b" ").decode("ascii")

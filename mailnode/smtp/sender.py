@@ -1,0 +1,196 @@
+"""The Sender: drives the script, decides whether a group is pipelined, and reads the replies.
+
+Rules:
+- Commands of a group go out at once where PIPELINING was offered (RFC 2920), else one after another.
+- A reply counts only if its command was said before it came. Replies that wait when a group begins
+  break the protocol: canned answers never mark a letter as delivered.
+- `patience` is how long the next octets may take (RFC 1123 5.3.2); whoever holds the machine keeps time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from mailnode.mail import Letter, Reply
+from mailnode.smtp import events
+from mailnode.smtp.events import Ended, Ending
+from mailnode.smtp.replies import ProtocolError, ReplyReader
+from mailnode.smtp.script import (
+    BLOCK_PATIENCE,
+    COMMAND_PATIENCE,
+    END_PATIENCE,
+    GREETING_PATIENCE,
+    BodyOf,
+    Command,
+    Greeting,
+    Next,
+    Peer,
+    Plan,
+    Script,
+    Settle,
+    conversation,
+)
+
+MAX_GROUP: Final = 128  # commands on their way at once
+
+
+class Sender:
+    """The sans-I/O machine: `feed` octets, take `next` until it gives None, and answer its wishes:
+    `LetterWanted` with `give`, `WriteBody` with `body_written`.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.peer = Peer()
+        self.patience: float = GREETING_PATIENCE  # seconds
+        self.letter: Letter | None = None  # begun and not settled
+        self._reader = ReplyReader()
+        self._out: deque[events.SenderEvent] = deque()
+        self._script: Script = conversation(plan, self.peer)
+        self._waiting: Greeting | list[Command] | Next | BodyOf | None = None
+        self._answers: list[Reply | None] = []
+        self._said = 0  # commands of the group that are on their way or answered
+        self._body_written = False
+        self._ended = False
+        self._begin(None)
+
+    # ------------------------------------------------------------- the holder's side
+
+    @property
+    def pending(self) -> bytes:
+        """Octets that came behind the last reply: at a turn there must be none."""
+        return self._reader.pending
+
+    @property
+    def wants_letter(self) -> bool:
+        return isinstance(self._waiting, Next)
+
+    def feed(self, octets: bytes) -> None:
+        if not self._ended:
+            self._reader.feed(octets)
+
+    def next(self) -> events.SenderEvent | None:
+        """The next event; None if octets or the holder's answer must come first."""
+        while not self._out and not self._ended:
+            try:
+                if not self._read():
+                    return None
+            except ProtocolError as error:
+                self._broken(error)
+        return self._out.popleft() if self._out else None
+
+    def give(self, letter: Letter | None) -> None:
+        """The letter that was wanted, None if there is none left."""
+        if not self.wants_letter:
+            raise ValueError("no letter is wanted")
+        self.letter = letter
+        try:
+            self._resume(letter)
+        except ProtocolError as error:
+            self._broken(error)
+
+    def body_written(self) -> None:
+        """The whole body and its end are on their way."""
+        self._body_written = True
+        self.patience = END_PATIENCE
+
+    def fail(self, reply: Reply) -> None:
+        """The channel is lost or of no use: time-out, broken connection, broken protocol."""
+        if not self._ended:
+            self._end(Ended(Ending.BROKEN, reply))
+
+    def _broken(self, error: ProtocolError) -> None:
+        self.fail(Reply(451, f"The host broke the protocol: {error}", "4.5.0"))
+
+    # ------------------------------------------------------------- replies
+
+    def _read(self) -> bool:
+        """Takes one reply to where it belongs; whether there was one."""
+        waiting = self._waiting
+        reply = self._reader.next()
+        if reply is None:
+            return False
+        if reply.code == 421 and not self._expected():
+            self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time
+        elif isinstance(waiting, Greeting) or (isinstance(waiting, BodyOf) and self._body_written):
+            self._resume(reply)
+        elif isinstance(waiting, list) and len(self._answers) < self._said:
+            self._answers.append(reply)
+            if reply.code == 421:
+                self._end(Ended(Ending.BROKEN, reply))
+            else:
+                self._go_on(waiting)
+        else:
+            raise ProtocolError("a reply came before its command")
+        return True
+
+    def _expected(self) -> bool:
+        waiting = self._waiting
+        if isinstance(waiting, list):
+            return len(self._answers) < self._said
+        return isinstance(waiting, Greeting) or (isinstance(waiting, BodyOf) and self._body_written)
+
+    # ------------------------------------------------------------- commands
+
+    def _go_on(self, group: list[Command]) -> None:
+        """Says what can be said now, and resumes the script when the group is answered."""
+        pipelined = self.peer.offers("PIPELINING")
+        lines: list[str] = []
+        while self._said < len(group) and self._said - len(self._answers) < MAX_GROUP:
+            command = group[self._said]
+            if not pipelined:
+                if self._said > len(self._answers):
+                    break
+                if not command.when(self._answers):
+                    self._said += 1
+                    self._answers.append(None)
+                    continue
+            lines.append(command.line)
+            self._said += 1
+        if lines:
+            self.patience = max(command.patience for command in group[len(self._answers) : self._said])
+            self._out.append(events.Write("".join(line + "\r\n" for line in lines).encode("ascii")))
+        if len(self._answers) == len(group):
+            self._resume(self._answers)
+
+    # ------------------------------------------------------------- the script
+
+    def _resume(self, value: object) -> None:
+        self._waiting = None
+        self._begin(value)
+
+    def _begin(self, value: object) -> None:
+        """Runs the script to its next step that must wait."""
+        while True:
+            try:
+                step = self._script.send(value)
+            except StopIteration as stop:
+                self._end(stop.value)
+                return
+            if not isinstance(step, Settle):
+                break
+            self._out.append(events.Settled(step.letter, step.results))
+            value = None
+        self._waiting = step
+        if isinstance(step, Next):
+            self.letter = None
+            self.patience = COMMAND_PATIENCE
+            self._out.append(events.LetterWanted())
+        elif isinstance(step, BodyOf):
+            self._need_silence()
+            self._body_written = False
+            self.patience = BLOCK_PATIENCE
+            self._out.append(events.WriteBody(step.letter))
+        elif isinstance(step, list):
+            self._need_silence()
+            self._answers, self._said = [], 0
+            self._go_on(step)
+
+    def _need_silence(self) -> None:
+        if not self._reader.idle:
+            raise ProtocolError("a reply came before its command")
+
+    def _end(self, ended: Ended) -> None:
+        self._ended = True
+        self._script.close()
+        self._out.append(ended)
