@@ -196,9 +196,7 @@ class ICustody(Interface):
 class IIntake(Interface):
     """Takes custody of messages: the front door for strangers and for our own notices alike."""
 
-    def begin(
-        client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int
-    ) -> ICustody | Reply:
+    def begin(client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int) -> ICustody | Reply:
         """A transaction, or the 451 or 452 that refuses MAIL. `size` is the declared one (RFC 1870), or 0."""
 
     def submit(envelope: Envelope, body: Body) -> Deferred[str]:
@@ -226,7 +224,7 @@ class Selection:
     to: str = ""  # substring of a recipient's mailbox
     sender: str = ""  # substring of the reverse-path
     domain: str = ""  # recipient domain, exact
-    state: str = ""  # queued, leased, held
+    state: str = ""  # queued, leased, held, bad
     older: float = 0.0
 
 
@@ -234,7 +232,7 @@ class Selection:
 class QueuedRecipient:
     path: Path
     mode: Mode
-    state: str  # queued, leased, held
+    state: str  # queued, leased, held; bad: cannot be read and was set aside
     attempts: int
     due: float
     reply: str  # the last reply, empty before the first attempt
@@ -253,9 +251,9 @@ class QueuedMessage:
 
     @property
     def state(self) -> str:
-        """The liveliest state among its recipients: leased, then queued, then held."""
+        """The liveliest state among its recipients: leased, then queued, held, bad (set aside)."""
         states = {recipient.state for recipient in self.recipients}
-        return next((state for state in ("leased", "queued", "held") if state in states), "queued")
+        return next((state for state in ("leased", "queued", "held", "bad") if state in states), "queued")
 
 
 class ISpoolDraft(Interface):
@@ -284,24 +282,27 @@ class ISpool(Interface):
     def new_id() -> str:
         """A new message id: sortable by time, safe in a file name and a header field."""
 
+    def has_room(size: int) -> bool:
+        """Whether a message of `size` octets can be taken now (452 if not); cheap, a second old at most."""
+
     def draft() -> ISpoolDraft:
         """A new empty draft."""
 
-    def accept(
-        id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool
-    ) -> Deferred[Entry | None]:
+    def accept(id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool) -> Deferred[Entry | None]:
         """Makes the message durable; fires after the commit. With `lease` its recipients are leased
         to us at once and the entry is handed over; without, they are QUEUED and due now."""
 
     def claim(limit: int) -> Deferred[list[Entry]]:
         """Leases up to `limit` messages with due recipients, the oldest due first."""
 
-    def claim_held(domains: Sequence[str], limit: int) -> Deferred[list[Entry]]:
-        """Leases up to `limit` messages with HELD recipients in `domains`, oldest first."""
+    def claim_held(domains: Sequence[str], limit: int, others: bool = False) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients in `domains`, oldest first; with `others`,
+        with HELD recipients in all domains but those."""
 
     def settle(settlement: Settlement) -> Deferred[None]:
-        """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD
-        wait; `Result.forward` replaces a recipient by others in the same transaction."""
+        """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD wait,
+        UNTRIED are QUEUED and due now as if they had never been leased; `Result.forward` replaces a
+        recipient by others in the same transaction."""
 
     def release_leases() -> Deferred[int]:
         """Puts everything LEASED back to QUEUED and due now, marked as recovered; only for the one
@@ -325,6 +326,7 @@ class ISpool(Interface):
 
 
 # ------------------------------------------------------------------------ delivery
+
 
 class IMailbox(Interface):
     """The mailboxes of local users."""
@@ -355,10 +357,21 @@ class ILetters(Interface):
     def returned(letter: Letter) -> None:
         """The channel ended before the letter could be given away: to be tried again."""
 
+    def close() -> None:
+        """The conversation is over; everything that `next` gave is settled or returned."""
+
 
 class IRelay(Interface):
+    """Mail for other hosts."""
+
     def deliver(hop: Hop, letter: Letter) -> Deferred[Results]:
         """Gives the letter to the next hop; never errbacks."""
+
+
+class ISettling(Interface):
+    def settle(entry: Entry, results: Results) -> Deferred[None]:
+        """Writes down what became of leased recipients, sends the notices that are due, decides when
+        those LATER are tried again. Fires when it is durable; keeps trying while the disk refuses."""
 
 
 class IDispatch(Interface):

@@ -271,6 +271,7 @@ class Outcome(Enum):
     LATER = "later"
     FAILED = "failed"
     HELD = "held"
+    UNTRIED = "untried"  # back in the queue as it was: the node goes down, or the route has changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,15 +69,11 @@ class Turned(NamedTuple):
     """Our 250 to TURN is said: this host is the sender now."""
 
 
-class TLSAccepted(NamedTuple):
-    """Our 220 to STARTTLS is said: the handshake comes next."""
-
-
 class Closed(NamedTuple):
     """The last reply is said: close the channel."""
 
 
-ReceiverEvent: TypeAlias = Reply | Ask | MailData | Discarded | Turned | TLSAccepted | Closed
+ReceiverEvent: TypeAlias = Reply | Ask | MailData | Discarded | Turned | Closed
 
 
 # -------------------------------------------------------------------------- Sender

@@ -3,8 +3,8 @@
 Rules:
 - A production stands beside its expression; RFC 821 4.1.2 where it is wider, RFC 5321 4.1.2 else.
 - Nothing here guesses: text that is no sentence of the grammar gives None, never an exception.
-- Every quantifier is possessive or followed by what it cannot match, and every text is limited
-  before it is looked at, so no input takes more than linear time.
+- Every quantifier is possessive or followed by what it cannot match, so no input takes more than
+  linear time.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _build(size: int, match: re.Match[str]) -> Path | None:
         return None
     path = Path(local, domain, route)
     if not route and raw is local:
-        return path if size <= PATH_LIMIT + 1 and len(raw) + len(domain) + 3 <= PATH_LIMIT else None
+        return path if len(raw) + len(domain) + 3 <= PATH_LIMIT else None
     # What we write again must be read again by others: the canonical form keeps the limits too.
     if len(path.mailbox) + 2 > PATH_LIMIT or max(size, len(str(path))) > ROUTE_PATH_LIMIT:
         return None

@@ -111,6 +111,8 @@ class Receiver:
 
     def refuse(self, reply: Reply) -> None:
         """Ends the channel with `reply` (421): time-out, shutdown, too many connections."""
+        if self.state is State.GONE:
+            return  # its last reply is said
         self._drop_transaction()
         self._asking = None
         self._close(reply)
@@ -143,7 +145,7 @@ class Receiver:
         if verb is None:
             self._error(replies.UNKNOWN_COMMAND)
         elif self.state not in verb.states:
-            self._error(_out_of_order(self.state, name))
+            self._error(_out_of_order(self.state))
         elif argument and verb.argument is False:
             self._error(replies.NO_ARGUMENT)
         elif verb.argument and not argument:
@@ -162,20 +164,15 @@ class Receiver:
         if rest:
             self._inbound.feed(rest)
         transaction.octets += len(piece)
-        if transaction.refusal is None:
-            if reader.bare:
-                self._spoil(transaction, replies.BARE_LINE_END)
-            elif transaction.octets > self.limits.message_size:
-                self._spoil(transaction, replies.TOO_LARGE)
-            elif piece:
-                self._out.append(events.MailData(piece))
+        refused = transaction.refusal is not None
+        transaction.refusal = transaction.fault(self.limits.message_size)
+        if transaction.refusal is None and piece:
+            self._out.append(events.MailData(piece))
+        elif transaction.refusal is not None and not refused:
+            self._out.append(events.Discarded())
         if reader.ended:
             self._end_of_data(transaction)
         return True
-
-    def _spoil(self, transaction: Transaction, refusal: Reply) -> None:
-        transaction.refusal = refusal
-        self._out.append(events.Discarded())
 
     def _end_of_data(self, transaction: Transaction) -> None:
         self.transaction = None
@@ -205,9 +202,9 @@ class Receiver:
 
     def _drop_transaction(self) -> None:
         """Ends a transaction without custody (RSET, HELO, QUIT, 421)."""
-        if self.transaction is not None:
-            self.transaction = None
+        if self.transaction is not None and self.transaction.refusal is None:
             self._out.append(events.Discarded())
+        self.transaction = None
         if self.state in (State.OPEN, State.DATA):
             self.state = State.IDLE
 
@@ -365,12 +362,8 @@ class Receiver:
         if not argument:
             words = [name for name in VERBS if self._may_use(name)]
             rows = [" ".join(words[at : at + 8]) for at in range(0, len(words), 8)]
-            text = (
-                f"{self.hostname} speaks RFC 821 and RFC 5321. Commands:",
-                *rows,
-                "HELP <command> says more",
-            )
-            self._out.append(Reply(211, text, "2.0.0"))
+            first = f"{self.hostname} speaks RFC 821 and RFC 5321. Commands:"
+            self._out.append(Reply(211, (first, *rows, "HELP <command> says more"), "2.0.0"))
             return
         verb = VERBS.get(argument.upper())
         if verb is None or not self._may_use(argument.upper()):
@@ -448,7 +441,7 @@ VERBS: Final[dict[str, Verb]] = {
 }  # fmt: skip
 
 
-def _out_of_order(state: State, name: str) -> Reply:
+def _out_of_order(state: State) -> Reply:
     if state is State.NEW:
         return replies.HELLO_FIRST
     return replies.IN_TRANSACTION if state is State.OPEN else replies.NO_TRANSACTION

@@ -197,11 +197,11 @@ def _transaction(
     answers = cast(Replies, (yield group))
     opened, data = answers[0], answers[-1]
     assert opened is not None
-    if verb is not Mode.MAIL and verb is not Mode.SEND and opened.code in (500, 502, 504):
-        return (yield from _transaction(letter, recipients, Mode.MAIL, peer))
     if not opened.ok:
         if data is not None and data.code == 354:  # it takes data for nobody: give it none
             yield BodyOf(_nothing(letter))
+        if verb in (Mode.SOML, Mode.SAML) and opened.code in (500, 502, 504):
+            return (yield from _transaction(letter, recipients, Mode.MAIL, peer))
         return dict.fromkeys(recipients, Result.of(opened))
     results = {
         recipient: _recipient_result(letter.mode, answer)

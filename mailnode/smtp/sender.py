@@ -2,8 +2,8 @@
 
 Rules:
 - Commands of a group go out at once where PIPELINING was offered (RFC 2920), else one after another.
-- A reply counts only if its command was said before it came. Replies that wait when a group begins
-  break the protocol: canned answers never mark a letter as delivered.
+- A reply counts only if its command was said before it came. Replies that wait when all commands are
+  answered and another is to be said break the protocol: canned answers never mark a letter as delivered.
 - `patience` is how long the next octets may take (RFC 1123 5.3.2); whoever holds the machine keeps time.
 """
 
@@ -43,7 +43,6 @@ class Sender:
     def __init__(self, plan: Plan) -> None:
         self.peer = Peer()
         self.patience: float = GREETING_PATIENCE  # seconds
-        self.letter: Letter | None = None  # begun and not settled
         self._reader = ReplyReader()
         self._out: deque[events.SenderEvent] = deque()
         self._script: Script = conversation(plan, self.peer)
@@ -83,7 +82,6 @@ class Sender:
         """The letter that was wanted, None if there is none left."""
         if not self.wants_letter:
             raise ValueError("no letter is wanted")
-        self.letter = letter
         try:
             self._resume(letter)
         except ProtocolError as error:
@@ -110,25 +108,16 @@ class Sender:
         reply = self._reader.next()
         if reply is None:
             return False
-        if reply.code == 421 and not self._expected():
-            self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time
+        if reply.code == 421 and not isinstance(waiting, Greeting):
+            self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time, to any command
         elif isinstance(waiting, Greeting) or (isinstance(waiting, BodyOf) and self._body_written):
             self._resume(reply)
         elif isinstance(waiting, list) and len(self._answers) < self._said:
             self._answers.append(reply)
-            if reply.code == 421:
-                self._end(Ended(Ending.BROKEN, reply))
-            else:
-                self._go_on(waiting)
+            self._go_on(waiting)
         else:
             raise ProtocolError("a reply came before its command")
         return True
-
-    def _expected(self) -> bool:
-        waiting = self._waiting
-        if isinstance(waiting, list):
-            return len(self._answers) < self._said
-        return isinstance(waiting, Greeting) or (isinstance(waiting, BodyOf) and self._body_written)
 
     # ------------------------------------------------------------- commands
 
@@ -145,6 +134,8 @@ class Sender:
                     self._said += 1
                     self._answers.append(None)
                     continue
+            if self._said == len(self._answers):
+                self._need_silence()
             lines.append(command.line)
             self._said += 1
         if lines:
@@ -173,7 +164,6 @@ class Sender:
             value = None
         self._waiting = step
         if isinstance(step, Next):
-            self.letter = None
             self.patience = COMMAND_PATIENCE
             self._out.append(events.LetterWanted())
         elif isinstance(step, BodyOf):
@@ -182,7 +172,6 @@ class Sender:
             self.patience = BLOCK_PATIENCE
             self._out.append(events.WriteBody(step.letter))
         elif isinstance(step, list):
-            self._need_silence()
             self._answers, self._said = [], 0
             self._go_on(step)
 
@@ -192,5 +181,6 @@ class Sender:
 
     def _end(self, ended: Ended) -> None:
         self._ended = True
+        self._waiting = None
         self._script.close()
         self._out.append(ended)

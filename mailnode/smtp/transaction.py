@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mailnode.mail import Path, Reply
-from mailnode.smtp import grammar
+from mailnode.smtp import grammar, replies
 from mailnode.smtp.framing import DataReader
 
 
@@ -18,6 +18,12 @@ class Transaction:
     octets: int = 0
     refusal: Reply | None = None  # the mail data is read, but will be refused
     reader: DataReader | None = None
+
+    def fault(self, size_limit: int) -> Reply | None:
+        """Why the mail data so far cannot be kept, the same however its octets were cut."""
+        if self.reader is not None and self.reader.bare:
+            return replies.BARE_LINE_END
+        return replies.TOO_LARGE if self.octets > size_limit else None
 
 
 def path_after(argument: str, keyword: str) -> tuple[Path, grammar.Parameters] | None:

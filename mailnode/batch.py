@@ -1,0 +1,142 @@
+"""A thread that does blocking work in batches: everything that waits is done, and handed back, at once.
+
+One durable write costs as much as twenty, so the thread takes all items that are waiting (up to a
+limit), gives them to one call of a work function, and wakes the reactor once for all the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Generic, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+I_contra = TypeVar("I_contra", contravariant=True)
+I = TypeVar("I")  # noqa: E741  an item of work
+R = TypeVar("R")  # its result
+
+
+class Batch(Protocol[I_contra, R]):
+    """What `BatchThread` and `BatchNow` have in common."""
+
+    def submit(self, item: I_contra, /) -> Deferred[R]: ...
+
+    def stop(self) -> Deferred[None]: ...
+
+
+class StoppedError(RuntimeError):
+    """An item was submitted after `stop`."""
+
+
+class BatchThread(Generic[I, R]):
+    """Does items in a thread of its own, all that wait in one call of `work`.
+
+    `work` gets at most `limit` items and returns one result for each, in their order; a `Failure` or
+    an exception among the results errbacks that item, an exception raised errbacks all of them.
+    `call_from_thread` is `reactor.callFromThread`. The thread starts with the first item, so that a
+    process may still fork before, and keeps the process alive until `stop` has finished.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[list[I]], Sequence[R | Failure | BaseException]],
+        call_from_thread: Callable[..., object],
+        limit: int = 256,
+    ) -> None:
+        self._name = name
+        self._work = work
+        self._call_from_thread = call_from_thread
+        self._limit = limit
+        self._queue: SimpleQueue[tuple[I, Deferred[R]] | None] = SimpleQueue()
+        self._thread: Thread | None = None
+        self._end: Deferred[None] | None = None
+
+    def submit(self, item: I) -> Deferred[R]:
+        """Queues `item`; fires with its result. Errbacks with `StoppedError` after `stop`."""
+        if self._end is not None:
+            return fail(StoppedError(f"{self._name} has stopped"))
+        if self._thread is None:
+            self._thread = Thread(target=self._run, name=self._name, daemon=False)
+            self._thread.start()
+        result: Deferred[R] = Deferred()
+        self._queue.put((item, result))
+        return result
+
+    def stop(self) -> Deferred[None]:
+        """Finishes what is queued and ends the thread; fires when it is gone."""
+        if self._end is None:
+            self._end = Deferred()
+            if self._thread is None:
+                self._end.callback(None)
+            else:
+                self._queue.put(None)
+        waiting: Deferred[None] = Deferred()
+        self._end.addCallback(waiting.callback)
+        return waiting
+
+    def _run(self) -> None:
+        queue = self._queue
+        last = False
+        while not last:
+            batch = [queue.get()]
+            try:
+                while len(batch) < self._limit:
+                    batch.append(queue.get_nowait())
+            except Empty:
+                pass  # that was everything that is waiting
+            if last := batch[-1] is None:  # nothing is queued behind it, see `submit`
+                batch.pop()
+            pairs = [pair for pair in batch if pair is not None]
+            if pairs:
+                results = _results(self._work, [item for item, _ in pairs])
+                self._call_from_thread(_fire, [waiting for _, waiting in pairs], results)
+        self._call_from_thread(self._ended)
+
+    def _ended(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+        if self._end is not None:
+            self._end.callback(None)
+
+
+class BatchNow(Generic[I, R]):
+    """The same door without a thread: each item is a batch of its own, done before `submit` returns."""
+
+    def __init__(self, work: Callable[[list[I]], Sequence[R | Failure | BaseException]]) -> None:
+        self._work = work
+        self._stopped = False
+
+    def submit(self, item: I) -> Deferred[R]:
+        if self._stopped:
+            return fail(StoppedError("the batch has stopped"))
+        result: Deferred[R] = Deferred()
+        _fire([result], _results(self._work, [item]))
+        return result
+
+    def stop(self) -> Deferred[None]:
+        self._stopped = True
+        return succeed(None)
+
+
+def _results(
+    work: Callable[[list[I]], Sequence[R | Failure | BaseException]], items: list[I]
+) -> Sequence[R | Failure | BaseException]:
+    try:
+        results = work(items)
+        if len(results) != len(items):
+            raise RuntimeError(f"{len(results)} results for {len(items)} items")
+    except BaseException as error:  # every one of them has to be told, or it would wait for ever
+        return [error] * len(items)
+    return results
+
+
+def _fire(waiting: list[Deferred[R]], results: Sequence[R | Failure | BaseException]) -> None:
+    for deferred, result in zip(waiting, results, strict=True):
+        if isinstance(result, Failure | BaseException):
+            deferred.errback(result)
+        else:
+            deferred.callback(result)

@@ -1,0 +1,152 @@
+"""The transmission channel: one Twisted Protocol that holds either role, and turns.
+
+The channel owns the transport and the time-outs. It knows nothing of SMTP: a role gets the octets, and
+when the line is turned the channel holds the other role, which begins in its initial state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol as Shape
+from typing import TypeAlias
+
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+
+# speaker ("C" who leads, "S" who replies; or "turn"), octets
+Trace: TypeAlias = Callable[[str, bytes], None]
+
+
+class Role(Shape):
+    """What a channel holds: the receiver's or the sender's part."""
+
+    letter: str  # "S" for the receiver, "C" for the sender, as in the RFC's dialogues
+
+    def started(self) -> None:
+        """The channel is the role's now."""
+
+    def received(self, octets: bytes) -> None: ...
+
+    def timed_out(self) -> None:
+        """The patience set by `expect` is at its end."""
+
+    def drain(self) -> None:
+        """The node is going down: end at the next moment at which nothing is lost by it."""
+
+    def lost(self) -> None:
+        """The connection is gone; nothing can be said any more."""
+
+
+class Wire(Shape):
+    """The transport, as far as a channel uses it; TCP, TLS and UNIX transports are all of this shape."""
+
+    def write(self, data: bytes) -> None: ...
+    def loseConnection(self) -> None: ...
+    def abortConnection(self) -> None: ...
+    def pauseProducing(self) -> None: ...
+    def resumeProducing(self) -> None: ...
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
+    def unregisterProducer(self) -> None: ...
+
+
+class Channel(Protocol):
+    """One connection and the role that this host plays on it now."""
+
+    transport: Wire  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        first: Callable[[Channel], Role],
+        forget: Callable[[Channel], None] | None = None,
+        trace: Trace | None = None,
+    ) -> None:
+        self._clock = clock
+        self._first = first
+        self._forget = forget
+        self._trace = trace
+        self._role: Role | None = None
+        self._deadline = 0.0
+        self._timer: IDelayedCall | None = None
+        self._pauses: set[str] = set()
+        self.connected_now = False
+
+    # ------------------------------------------------------------- what roles use
+
+    def write(self, octets: bytes) -> None:
+        if self._trace is not None and self._role is not None:
+            self._trace(self._role.letter, octets)
+        self.transport.write(octets)
+
+    def expect(self, patience: float) -> None:
+        """Something must happen within `patience` seconds from now, or the role is told."""
+        self._deadline = self._clock.seconds() + patience
+        if self._timer is None:
+            self._timer = self._clock.callLater(patience, self._look_at_clock)
+        elif self._deadline < self._timer.getTime():
+            self._timer.reset(patience)
+
+    def pause(self, reason: str) -> None:
+        """Reads nothing more until every reason to pause has resumed."""
+        if not self._pauses and self.connected_now:
+            self.transport.pauseProducing()
+        self._pauses.add(reason)
+
+    def resume(self, reason: str) -> None:
+        if reason in self._pauses:
+            self._pauses.remove(reason)
+            if not self._pauses and self.connected_now:
+                self.transport.resumeProducing()
+
+    def close(self) -> None:
+        """Closes once everything written has gone out."""
+        self.transport.loseConnection()
+
+    def abort(self) -> None:
+        """Closes at once."""
+        self.transport.abortConnection()
+
+    def become(self, role: Role) -> None:
+        """The line is turned: `role` has the channel from now on (RFC 821 3.8)."""
+        if self._trace is not None:
+            self._trace("turn", b"")
+        self._hold(role)
+
+    def drain(self) -> None:
+        if self._role is not None:
+            self._role.drain()
+
+    # ------------------------------------------------------------- what Twisted calls
+
+    def connectionMade(self) -> None:
+        self.connected_now = True
+        self._hold(self._first(self))
+
+    def dataReceived(self, data: bytes) -> None:
+        assert self._role is not None
+        if self._trace is not None:
+            self._trace("C" if self._role.letter == "S" else "S", data)
+        self._role.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.connected_now = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._role is not None:
+            self._role.lost()
+        if self._forget is not None:
+            self._forget(self)
+
+    def _hold(self, role: Role) -> None:
+        self._role = role
+        role.started()
+
+    def _look_at_clock(self) -> None:
+        self._timer = None
+        left = self._deadline - self._clock.seconds()
+        if left > 0:
+            self._timer = self._clock.callLater(left, self._look_at_clock)
+        elif self._role is not None:
+            self._role.timed_out()

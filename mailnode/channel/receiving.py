@@ -1,0 +1,298 @@
+"""The receiver's role on a channel: carries the machine's questions to the doors of the house.
+
+All replies that one arrival of octets causes leave in one write. A question that is answered at once
+makes no Deferred; while one is open the machine consumes nothing, and if much arrives meanwhile the
+transport is paused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailnode.channel.channel import Channel, Role
+from mailnode.interfaces import (
+    Eventually,
+    IAccess,
+    ICustody,
+    IIntake,
+    ILetters,
+    IPeering,
+    IRouting,
+)
+from mailnode.mail import CHUNK, Client, Reply
+from mailnode.smtp import events, replies
+from mailnode.smtp.receiver import Limits, Receiver
+
+LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What a receiver asks, and how it presents itself. Without `peering` nobody may turn the line."""
+
+    hostname: str
+    access: IAccess
+    routing: IRouting
+    intake: IIntake
+    peering: IPeering | None = None
+    limits: Limits = field(default_factory=Limits)
+    patience: float = 300  # seconds to wait for the client (RFC 1123 5.3.2)
+
+
+class ReceiverRole:
+    """Receiver on `channel` for `client`. `turn_to` builds the sender's role for a granted TURN."""
+
+    letter = "S"
+
+    def __init__(
+        self,
+        channel: Channel,
+        doors: Doors,
+        client: Client,
+        turn_to: Callable[[Channel, ILetters, Client], Role],
+        refusal: Reply | None = None,
+        log: Logger | None = None,
+    ) -> None:
+        self._channel = channel
+        self._doors = doors
+        self._client = client
+        self._turn_to = turn_to
+        self._refusal = refusal
+        self._log = log or Logger("mailnode.channel")
+        self._machine = Receiver(
+            doors.hostname, doors.access.rights(client), doors.limits, greet=refusal is None
+        )
+        self._custody: ICustody | None = None
+        self._granted: ILetters | None = None
+        self._turning = False
+        self._open: Deferred[Any] | None = None  # the answer that is waited for
+        self._written: list[bytes] = []
+        self._running = False
+        self._draining = False
+        self._over = False
+        self._refused = 0
+        self._last_refusal: Reply | None = None
+
+    # ------------------------------------------------------------- the channel's side
+
+    def started(self) -> None:
+        if self._refusal is not None:
+            self._machine.refuse(self._refusal)
+        self._channel.expect(self._doors.patience)
+        self._run()
+
+    def received(self, octets: bytes) -> None:
+        self._machine.feed(octets)
+        self._channel.expect(self._doors.patience)
+        self._run()
+        if self._open is not None and self._machine.pending > CHUNK:
+            self._channel.pause("answer")
+
+    def timed_out(self) -> None:
+        if self._open is not None:  # we are the ones who take long
+            self._channel.expect(self._doors.patience)
+        elif self._over:  # the client does not read our last reply
+            self._channel.abort()
+        else:
+            self._end(replies.unavailable(self._doors.hostname, "Timeout"))
+
+    def drain(self) -> None:
+        self._draining = True
+        if not self._over and self._machine.transaction is None and self._open is None:
+            self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
+
+    def lost(self) -> None:
+        if not self._over and (self._custody is not None or self._refused):
+            self._report("went away in a transaction" if self._custody is not None else "went away")
+        self._over = True
+        self._drop_custody()
+
+    # ------------------------------------------------------------- the stream of events
+
+    def _run(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        machine, written = self._machine, self._written
+        try:
+            while (event := machine.next()) is not None:
+                if type(event) is Reply:
+                    written.append(event.encode(machine.extended))
+                    if event.code >= 500:
+                        self._refused += 1
+                        self._last_refusal = event
+                else:
+                    ACTIONS[type(event)](self, event)
+        finally:
+            self._running = False
+        if written:
+            self._channel.write(b"".join(written))
+            written.clear()
+        if self._turning:
+            self._turn()
+        elif self._over:
+            self._channel.close()
+        elif self._draining and machine.transaction is None and self._open is None:
+            self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
+
+    def _answer(self, reply: Eventually[Reply]) -> None:
+        """Answers the open question now, or when the Deferred fires."""
+        if not isinstance(reply, Deferred):
+            self._machine.answer(reply)
+            return
+        self._open = reply
+        reply.addErrback(self._unexpected)
+        reply.addCallback(self._answered)
+
+    def _answered(self, reply: Reply) -> None:
+        self._open = None
+        if self._over:
+            return
+        self._channel.expect(self._doors.patience)
+        self._machine.answer(reply)
+        self._run()
+        if self._open is None:
+            self._channel.resume("answer")
+
+    def _unexpected(self, failure: Failure) -> Reply:
+        self._log.failure(
+            "a question of {address} could not be answered", failure, address=self._client.address
+        )
+        return LOCAL_ERROR
+
+    def _end(self, reply: Reply) -> None:
+        self._machine.refuse(reply)
+        self._last_refusal = reply
+        self._refused += 1
+        self._run()
+
+    def _drop_custody(self) -> None:
+        if self._custody is not None:
+            self._custody.abort()
+            self._custody = None
+
+    def _report(self, what: str) -> None:
+        """One line about a conversation that did not go well."""
+        last = f", last refusal: {self._last_refusal}" if self._last_refusal is not None else ""
+        self._log.info(
+            "{address} ({hello}) {what}: {count} refused{last}",
+            address=self._client.address or "local socket",
+            hello=self._machine.hello or "no HELO",
+            what=what,
+            count=self._refused,
+            last=last,
+        )
+
+    # ------------------------------------------------------------- questions
+
+    def _ask_sender(self, event: events.AskSender) -> None:
+        machine = self._machine
+        client = self._client
+        if client.hello != machine.hello or client.extended != machine.extended:
+            client = self._client = replace(client, hello=machine.hello, extended=machine.extended)
+        if self._draining:
+            machine.refuse(replies.unavailable(self._doors.hostname, "Service is going down"))
+            return
+        answer = self._doors.intake.begin(client, machine.rights, event.mode, event.reverse_path, event.size)
+        if isinstance(answer, Reply):
+            machine.answer(answer)
+        else:
+            self._custody = answer
+            machine.answer(replies.SENDER_OK)
+
+    def _ask_recipient(self, event: events.AskRecipient) -> None:
+        assert self._custody is not None
+        self._machine.answer(self._custody.recipient(event.path))
+
+    def _ask_data(self, _event: events.AskData) -> None:
+        assert self._custody is not None
+        self._machine.answer(self._custody.open())
+
+    def _mail_data(self, event: events.MailData) -> None:
+        assert self._custody is not None
+        full = self._custody.write(event.piece)
+        if full is not None:
+            self._channel.pause("spool")
+            full.addCallback(lambda _: self._channel.resume("spool"))
+
+    def _discarded(self, _event: events.Discarded) -> None:
+        self._drop_custody()
+
+    def _ask_custody(self, _event: events.AskCustody) -> None:
+        assert self._custody is not None
+        custody, self._custody = self._custody, None
+        self._answer(custody.commit())
+
+    def _ask_verify(self, event: events.AskVerify) -> None:
+        self._machine.answer(self._doors.routing.verify(event.text, self._machine.rights))
+
+    def _ask_expand(self, event: events.AskExpand) -> None:
+        self._machine.answer(self._doors.routing.expand(event.text, self._machine.rights))
+
+    def _ask_password(self, event: events.AskPassword) -> None:
+        def decided(right: bool) -> Reply:
+            if not right:
+                self._log.info("{address}: authentication failed", address=self._client.address)
+                return replies.AUTH_FAILED
+            self._client = replace(self._client, identity=event.name)
+            self._machine.rights = self._doors.access.rights(self._client)
+            return replies.AUTH_DONE
+
+        self._answer(
+            self._doors.access.authenticate(self._client, event.name, event.secret).addCallback(decided)
+        )
+
+    def _ask_turn(self, _event: events.AskTurn) -> None:
+        def decided(grant: ILetters | Reply) -> Reply:
+            if isinstance(grant, Reply):
+                return grant
+            self._granted = grant
+            return replies.OK
+
+        if self._doors.peering is None:
+            self._machine.answer(replies.TURN_REFUSED)
+            return
+        grant = self._doors.peering.grant(self._client)
+        if isinstance(grant, Deferred):
+            self._answer(grant.addCallback(decided))
+        else:
+            self._machine.answer(decided(grant))
+
+    # ------------------------------------------------------------- the end of the role
+
+    def _closed(self, _event: events.Closed) -> None:
+        self._over = True
+        self._granted = None
+        if self._refused:
+            self._report("was served")
+
+    def _turned(self, _event: events.Turned) -> None:
+        self._turning = True  # as soon as the 250 is written
+
+    def _turn(self) -> None:
+        assert self._granted is not None
+        letters, self._granted = self._granted, None
+        self._over, self._turning = True, False
+        self._channel.become(self._turn_to(self._channel, letters, self._client))
+
+
+ACTIONS: Final[dict[type, Callable[[ReceiverRole, Any], None]]] = {
+    events.AskSender: ReceiverRole._ask_sender,
+    events.AskRecipient: ReceiverRole._ask_recipient,
+    events.AskData: ReceiverRole._ask_data,
+    events.MailData: ReceiverRole._mail_data,
+    events.AskCustody: ReceiverRole._ask_custody,
+    events.AskVerify: ReceiverRole._ask_verify,
+    events.AskExpand: ReceiverRole._ask_expand,
+    events.AskPassword: ReceiverRole._ask_password,
+    events.AskTurn: ReceiverRole._ask_turn,
+    events.Discarded: ReceiverRole._discarded,
+    events.Turned: ReceiverRole._turned,
+    events.Closed: ReceiverRole._closed,
+}

@@ -1,0 +1,245 @@
+"""The sender's role on a channel: gives letters away and streams their bodies.
+
+A letter that was begun is always settled: with the receiver's replies, or LATER when the channel broke
+(then the receiver may have it all the same: at worst it is delivered twice, RFC 1047).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IPushProducer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailnode.channel.channel import Channel, Role
+from mailnode.interfaces import ILetters
+from mailnode.mail import CHUNK, Letter, Recipient, Reply, Result
+from mailnode.smtp import events
+from mailnode.smtp.events import Ended, Ending
+from mailnode.smtp.framing import Stuffer
+from mailnode.smtp.script import BLOCK_PATIENCE, Plan
+from mailnode.smtp.sender import Sender
+
+TIMED_OUT = Reply(451, "The host did not answer in time", "4.4.2")
+CONNECTION_LOST = Reply(451, "The connection was lost", "4.4.2")
+CANNOT_READ = Reply(451, "The message cannot be read from the spool", "4.3.0")
+
+
+@implementer(IPushProducer)
+class BodyStream:
+    """Writes a body to a channel as fast as the transport takes it; memory holds one chunk."""
+
+    def __init__(
+        self, channel: Channel, chunks: Iterator[bytes], done: Callable[[Exception | None], None]
+    ) -> None:
+        self._channel = channel
+        self._chunks = chunks
+        self._stuffer = Stuffer()
+        self._done = done
+        self._paused = False
+        self._over = False
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        while not self._paused and not self._over:
+            try:
+                chunk = next(self._chunks, None)
+            except OSError as error:
+                self._finish(error)
+                return
+            if chunk is None:
+                self._channel.write(self._stuffer.end())
+                self._finish(None)
+                return
+            self._channel.expect(BLOCK_PATIENCE)  # RFC 1123 5.3.2: per block
+            self._channel.write(self._stuffer.stuff(chunk))
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def stopProducing(self) -> None:
+        self._over = True
+
+    def _finish(self, error: Exception | None) -> None:
+        self._over = True
+        self._done(error)
+
+
+class SenderRole:
+    """Sender on `channel` for the letters of one conversation.
+
+    `ended` is told once how it ended; `turn_to` builds the receiver's role when our TURN was granted.
+    """
+
+    letter = "C"
+
+    def __init__(
+        self,
+        channel: Channel,
+        plan: Plan,
+        letters: ILetters,
+        host: str,
+        ended: Callable[[Ended], None],
+        turn_to: Callable[[Channel], Role] | None = None,
+        log: Logger | None = None,
+    ) -> None:
+        self._channel = channel
+        self._letters = letters
+        self._host = host
+        self._ended = ended
+        self._turn_to = turn_to
+        self._log = log or Logger("mailnode.channel")
+        self._machine = Sender(plan)
+        self._letter: Letter | None = None
+        self._unsettled: set[Recipient] = set()
+        self._wanted: Deferred[Letter | None] | None = None
+        self._streaming = False
+        self._running = False
+        self._over = False
+        self._draining = False
+        self._idle = False
+
+    # ------------------------------------------------------------- the channel's side
+
+    def started(self) -> None:
+        self._channel.expect(self._machine.patience)
+
+    def received(self, octets: bytes) -> None:
+        self._machine.feed(octets)
+        self._run()
+
+    def timed_out(self) -> None:
+        if self._over:
+            self._channel.abort()
+        elif self._wanted is not None:  # the wait is ours, not the peer's
+            self._channel.expect(self._machine.patience)
+        else:
+            self._machine.fail(TIMED_OUT)
+            self._run()
+
+    def drain(self) -> None:
+        """Gives no further letter; the one in hand is finished."""
+        self._draining = True
+        if self._wanted is not None:
+            self._wanted.cancel()
+
+    def lost(self) -> None:
+        self._over = True
+        if self._wanted is not None:
+            self._wanted.cancel()
+        self._machine.fail(CONNECTION_LOST)
+        self._run()
+
+    # ------------------------------------------------------------- the stream of events
+
+    def _run(self) -> None:
+        if self._running:
+            return
+        self._running = True
+        try:
+            while (event := self._machine.next()) is not None:
+                self._obey(event)
+        finally:
+            self._running = False
+        if not self._over and not self._streaming:
+            self._channel.expect(self._machine.patience)
+
+    def _obey(self, event: events.SenderEvent) -> None:
+        if isinstance(event, events.Write):
+            if not self._over:
+                self._channel.write(event.octets)
+        elif isinstance(event, events.LetterWanted):
+            self._next_letter()
+        elif isinstance(event, events.WriteBody):
+            self._stream(event.letter)
+        elif isinstance(event, events.Settled):
+            self._unsettled.difference_update(event.results)
+            self._letters.settle(event.letter, event.results, self._host)
+        else:
+            self._finish(event)
+
+    # ------------------------------------------------------------- letters
+
+    def _next_letter(self) -> None:
+        letter = None if self._draining or self._over else self._letters.next()
+        if isinstance(letter, Deferred):
+            self._wanted = letter
+            letter.addCallbacks(self._came, self._none_came)
+        else:
+            self._give(letter)
+
+    def _came(self, letter: Letter | None) -> None:
+        self._wanted = None
+        if letter is not None and (self._over or self._draining):
+            self._letters.returned(letter)
+            letter = None
+        self._give(letter)
+        self._run()
+
+    def _none_came(self, failure: Failure) -> None:
+        self._wanted = None
+        if not failure.check(CancelledError):
+            self._log.failure("the next letter for {host} could not be had", failure, host=self._host)
+        self._give(None)
+        self._run()
+
+    def _give(self, letter: Letter | None) -> None:
+        self._letter = letter
+        self._unsettled = set(letter.recipients) if letter is not None else set()
+        if self._machine.wants_letter:
+            self._machine.give(letter)
+
+    def _stream(self, letter: Letter) -> None:
+        """Sends the mail data; a body in memory goes out in one write."""
+        if self._over:
+            return
+        if letter.body.data is not None and letter.body.size <= CHUNK:
+            stuffer = Stuffer()
+            self._channel.write(stuffer.stuff(letter.body.data) + stuffer.end())
+            self._machine.body_written()
+            return
+        self._streaming = True
+        stream = BodyStream(self._channel, letter.body.chunks(), self._streamed)
+        self._channel.transport.registerProducer(stream, True)
+        stream.resumeProducing()
+
+    def _streamed(self, error: Exception | None) -> None:
+        self._streaming = False
+        self._channel.transport.unregisterProducer()
+        if error is None:
+            self._machine.body_written()
+        else:  # half a message is on the wire: only a broken connection takes it back
+            self._log.error("body for {host} cannot be read: {why}", host=self._host, why=str(error))
+            self._machine.fail(CANNOT_READ)
+            self._channel.abort()
+        self._run()
+
+    # ------------------------------------------------------------- the end of the role
+
+    def _finish(self, ended: Ended) -> None:
+        if self._letter is not None and self._unsettled:
+            reply = ended.reply if ended.reply.transient else CONNECTION_LOST
+            later = {recipient: Result.later(reply, self._host) for recipient in self._unsettled}
+            self._letters.settle(self._letter, later, self._host)
+            self._unsettled = set()
+        self._letters.close()
+        if ended.ending is Ending.TURNED and self._machine.pending:
+            # What came with the 250 was said before the turn took effect: it is not obeyed.
+            ended = Ended(Ending.BROKEN, Reply(451, "Octets came behind the reply to TURN", "4.5.0"))
+        turn_to = self._turn_to
+        if ended.ending is Ending.TURNED and turn_to is not None and not self._over:
+            self._over = True
+            self._ended(ended)
+            self._channel.become(turn_to(self._channel))
+            return
+        if not self._over:
+            self._over = True
+            self._channel.expect(5)
+            if ended.ending is Ending.BROKEN:
+                self._channel.abort()
+            else:
+                self._channel.close()
+        self._ended(ended)

@@ -1,0 +1,1 @@
+"""What an operator writes, read: values, sections, decoding, checks. `mailnode.config` is its front."""

@@ -1,0 +1,247 @@
+"""What a configuration may not say although each of its values is well formed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from mailnode.configuration.decoding import Problems, key_path
+from mailnode.configuration.sections import Configuration
+from mailnode.configuration.values import shown
+from mailnode.mail import Path
+from mailnode.smtp.grammar import LOCAL_LIMIT, parse_domain
+
+Finding = tuple[str, str]  # key path, what is wrong there
+
+
+def _always(value: object) -> bool:
+    return True
+
+
+# Keys that the structure knows and this version does not obey: (key path, the values meant). They are
+# errors, so that nothing which an operator wrote is silently without effect.
+NOT_YET: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (
+    ("listen[].role", lambda role: role != "smtp"),
+    ("listen[].tls", lambda tls: tls != "none"),
+    ("tls", _always),
+    ("mailboxes.lmtp", _always),
+    ("terminals.attached", bool),
+    ("terminals.rate", _always),
+    ("terminals.rate_all", _always),
+    ("peer[].allow[]", lambda way: way == "certificate"),
+    ("peer[].fingerprint", _always),
+    ("peer[].cram_md5", bool),
+    ("dial[].command", lambda command: command != "TURN"),
+)
+
+
+def not_yet(raw: Mapping[str, object]) -> Iterator[Finding]:
+    """The keys of `raw` whose function is not in this version."""
+    for pattern, meant in NOT_YET:
+        for path, value in _select(raw, pattern.split("."), ""):
+            if meant(value):
+                value_text = f"{value} is " if isinstance(value, str) and value.isalnum() else ""
+                yield path, f"{value_text}not available in this version"
+
+
+def _select(value: object, pattern: list[str], path: str) -> Iterator[tuple[str, object]]:
+    if not pattern:
+        yield path, value
+        return
+    key, is_list = pattern[0].removesuffix("[]"), pattern[0].endswith("[]")
+    if not isinstance(value, Mapping) or key not in value:
+        return
+    inner, path = value[key], key_path(path, key)
+    if not is_list:
+        yield from _select(inner, pattern[1:], path)
+    elif isinstance(inner, list):
+        for index, item in enumerate(inner):
+            yield from _select(item, pattern[1:], f"{path}[{index}]")
+
+
+def check(configuration: Configuration, known: Problems, is_file: Callable[[str], bool]) -> None:
+    """Puts what is wrong into `known`, leaving alone the keys that it names already."""
+    rules = (_listeners, _names, _alias_loops, _postmaster, _peers, _secrets, _dials, _routes, _times)
+    for rule in rules:
+        for path, text in list(rule(configuration, known)):
+            known.setdefault(path, text)
+    for path, text in _files(configuration, is_file):
+        known.setdefault(path, text)
+
+
+def _spoiled(known: Problems, *places: str) -> bool:
+    """Whether something in `places` was wrong already, so that its absence proves nothing."""
+    return any(
+        path.startswith(place) and path[len(place) :][:1] in ("", ".", "[")
+        for path in known
+        for place in places
+    )
+
+
+def _listeners(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    certificate = configuration.tls is not None or _spoiled(known, "tls")
+    for index, listen in enumerate(configuration.listen):
+        first = seen.setdefault(listen.endpoint, index)
+        if first != index:
+            yield f"listen[{index}].endpoint", f"the same as listen[{first}].endpoint"
+        if listen.tls in ("starttls", "implicit") and not certificate:
+            yield f"listen[{index}].tls", f"{listen.tls} needs a certificate and a key in [tls]"
+
+
+def _names(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    """A name means one thing only; users may be overlaid on purpose by aliases, forwards and moves."""
+    taken: dict[str, str] = {}
+    for section in ("aliases", "lists", "forward", "moved"):
+        for name in getattr(configuration, section):
+            place = key_path(section, name)
+            if not (
+                0 < len(name) <= LOCAL_LIMIT and name.isascii() and name.isprintable() and "@" not in name
+            ):
+                yield place, f"{shown(name)} is not a local name"
+            if section == "moved" and name.lower() == "postmaster":
+                yield place, "the postmaster must take mail here (RFC 5321 4.5.1)"
+            first = taken.setdefault(name.lower(), place)
+            if first != place:
+                yield place, f"the name is taken by {first}"
+    users: dict[str, int] = {}
+    for index, user in enumerate(configuration.users.names):
+        if users.setdefault(user.name, index) != index:
+            yield f"users.names[{index}]", f"{user.name} is named twice"
+
+
+def _alias_loops(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    """Aliases and lists that lead to themselves: depth first, each name looked at once."""
+    here = {configuration.host.lower(), *configuration.domains}
+    places: dict[str, str] = {}
+    graph: dict[str, list[str]] = {}
+    for section, names in (("aliases", configuration.aliases), ("lists", configuration.lists)):
+        for name, targets in names.items():
+            places[name.lower()] = key_path(section, name)
+            graph[name.lower()] = [_local_name(target.path, here) for target in targets]
+    users = {user.name.lower() for user in configuration.users.names}
+    for name, next_names in graph.items():
+        # An alias that names a user of the same name leaves a copy in that user's own mailbox.
+        itself = name if configuration.users.system or name in users or _spoiled(known, "users") else ""
+        graph[name] = [next_name for next_name in next_names if next_name in graph and next_name != itself]
+    done: set[str] = set()
+    for start in graph:
+        for loop in _loops_from(start, graph, done):
+            yield places[loop[0]], f"leads to itself: {' -> '.join(shown(name)[1:-1] for name in loop[:8])}"
+
+
+def _loops_from(start: str, graph: Mapping[str, list[str]], done: set[str]) -> Iterator[list[str]]:
+    if start in done:
+        return
+    trail = {start: iter(graph[start])}  # the names on the way here, in order
+    while trail:
+        current = next(reversed(trail))
+        name = next(trail[current], None)
+        if name is None:
+            done.add(current)
+            del trail[current]
+        elif name in trail:
+            names = list(trail)
+            yield [*names[names.index(name) :], name]
+        elif name not in done:
+            trail[name] = iter(graph[name])
+
+
+def _local_name(path: Path, here: Iterable[str]) -> str:
+    """The name that a path stands for on this node, in lower case; "" if it leads elsewhere."""
+    return "" if path.route or (path.domain and path.domain.lower() not in here) else path.local.lower()
+
+
+def _postmaster(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    if configuration.postmaster is None or configuration.users.system:
+        return  # login names are looked up when they are needed, not when a file is read
+    if _spoiled(known, "users", "aliases", "lists", "forward", "domains", "hostname"):
+        return
+    here = {configuration.host.lower(), *configuration.domains}
+    name = _local_name(configuration.postmaster.path, here)
+    found = {user.name.lower() for user in configuration.users.names}
+    for section in (configuration.aliases, configuration.lists, configuration.forward):
+        found.update(key.lower() for key in section)
+    if name and name != "postmaster" and name not in found:
+        yield "postmaster", f"{shown(name)} is neither a user of this node nor an address"
+
+
+def _peers(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    names: dict[str, int] = {}
+    domains: dict[str, str] = {}
+    here = {configuration.host.lower(), *configuration.domains}
+    users = {user.name for user in configuration.users.names}
+    for index, peer in enumerate(configuration.peer):
+        path = f"peer[{index}]"
+        if names.setdefault(peer.name, index) != index:
+            yield f"{path}.name", f"{peer.name} is peer[{names[peer.name]}] already"
+        if peer.name in users:
+            yield f"{path}.name", f"{peer.name} is a user's name already"
+        if not peer.domains:
+            yield f"{path}.domains", "a peer without a domain has no mail"
+        if not peer.allow:
+            yield f"{path}.allow", "without any way to prove itself this peer gets nothing"
+        if "address" in peer.allow and not peer.addresses and not _spoiled(known, f"{path}.addresses"):
+            yield f"{path}.allow", "address needs addresses"
+        if peer.addresses and "address" not in peer.allow and not _spoiled(known, f"{path}.allow"):
+            yield f"{path}.addresses", 'without effect unless allow names "address"'
+        for number, domain in enumerate(peer.domains):
+            place = f"{path}.domains[{number}]"
+            if domain in here:
+                yield place, f"{domain} is a local domain"
+            elif domains.setdefault(domain, place) != place:
+                yield place, f"{domain} is {domains[domain]} already"
+
+
+def _secrets(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    if configuration.users.passwords is not None or _spoiled(known, "users.passwords"):
+        return
+    for index, peer in enumerate(configuration.peer):
+        if "auth" in peer.allow and not _spoiled(known, f"peer[{index}].allow"):
+            yield f"peer[{index}].allow", "auth needs users.passwords"
+    for index, dial in enumerate(configuration.dial):
+        if dial.user is not None:
+            yield f"dial[{index}].user", "its password comes from users.passwords, which is missing"
+
+
+def _dials(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    names: dict[str, int] = {}
+    for index, dial in enumerate(configuration.dial):
+        if names.setdefault(dial.name, index) != index:
+            yield f"dial[{index}].name", f"{dial.name} is dial[{names[dial.name]}] already"
+
+
+def _routes(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    here = {configuration.host.lower(), *configuration.domains}
+    seen: set[str] = set()
+    for pattern in configuration.routes:
+        place = key_path("routes", pattern)
+        suffix = pattern.removeprefix("*.")
+        if pattern != "*" and parse_domain(suffix) is None:
+            yield place, "neither a domain, nor *.domain, nor *"
+        elif pattern.lower() in here:
+            yield place, f"{pattern} is a local domain"
+        elif pattern.lower() in seen:
+            yield place, "there twice, in upper and lower case"
+        seen.add(pattern.lower())
+
+
+def _times(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    retry = configuration.retry
+    if retry.first < 1:
+        yield "retry.first", "must be at least 1s"
+    if retry.expire < retry.first:
+        yield "retry.expire", "must not be less than retry.first"
+    if configuration.limits.command_timeout < 1:
+        yield "limits.command_timeout", "must be at least 1s"
+    for index, peer in enumerate(configuration.peer):
+        if peer.keep < 60:
+            yield f"peer[{index}].keep", "must be at least 1m"
+
+
+def _files(configuration: Configuration, is_file: Callable[[str], bool]) -> Iterator[Finding]:
+    if configuration.tls is not None:
+        for key in ("certificate", "key"):
+            name = getattr(configuration.tls, key)
+            if not is_file(name):
+                yield f"tls.{key}", f"{shown(name)} is not a readable file"

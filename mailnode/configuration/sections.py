@@ -1,0 +1,139 @@
+"""The structure of the configuration file: every key, its kind and its default."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct, field
+
+from mailnode.configuration.values import (
+    ClientEndpoint,
+    Domain,
+    Duration,
+    File,
+    Fingerprint,
+    HostName,
+    MaildirTemplate,
+    NamedUser,
+    Network,
+    NextHop,
+    ServerEndpoint,
+    Size,
+    Target,
+    Targets,
+    UserName,
+)
+
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+
+
+class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A table of the file."""
+
+
+class Listen(Section, frozen=True):
+    endpoint: ServerEndpoint
+    role: Literal["smtp", "submission", "lmtp", "odmr"] = "smtp"
+    tls: Literal["none", "starttls", "implicit"] | None = None  # None until loaded: as [tls] is there or not
+
+
+class Tls(Section, frozen=True):
+    certificate: File
+    key: File
+
+
+class Users(Section, frozen=True):
+    system: bool | None = None  # None until loaded: login names are users unless users are named here
+    names: list[NamedUser] = []
+    passwords: File | None = None
+
+
+class Mailboxes(Section, frozen=True):
+    maildir: MaildirTemplate = MaildirTemplate("{data}/mail/{user}")
+    lmtp: ClientEndpoint | None = None
+
+
+class Terminals(Section, frozen=True):
+    utmp: str = ""  # "" is logind where there is no utmp, else utmp; "none" is no host terminals
+    devices: File = File("/dev")
+    attached: bool = True
+    allow: Literal["anyone", "trusted", "authenticated", "none"] = "trusted"
+    rate: Count = 10  # a minute, to one user from one sender
+    rate_all: Count = 30  # a minute, to one user from all senders
+
+
+class Relay(Section, frozen=True):
+    networks: list[Network] = field(default_factory=lambda: [Network("127.0.0.0/8"), Network("::1/128")])
+
+
+class Retry(Section, frozen=True):
+    first: Duration = Duration(300)
+    warn: Duration = Duration(4 * 3600)
+    expire: Duration = Duration(5 * 86400)
+
+
+class Limits(Section, frozen=True):
+    message_size: Size = Size(50 << 20)
+    recipients: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # RFC 821 4.5.3 wants 100 and more
+    connections: Count = 1000
+    connections_per_host: Count = 50
+    command_timeout: Duration = Duration(300)  # RFC 1123 5.3.2
+    errors: Count = 20
+    hops: Annotated[int, Meta(ge=1, le=1000)] = 50
+
+
+class Peer(Section, frozen=True):
+    """A host whose mail is held until it turns the line."""
+
+    name: UserName
+    domains: list[Domain]
+    allow: list[Literal["auth", "certificate", "address"]] = field(default_factory=lambda: ["auth"])
+    addresses: list[Network] = []
+    fingerprint: Fingerprint | None = None
+    cram_md5: bool = False
+    keep: Duration = Duration(30 * 86400)
+
+
+class Dial(Section, frozen=True):
+    """A host that we call to fetch our mail."""
+
+    name: UserName
+    endpoint: ClientEndpoint
+    command: Literal["TURN", "ATRN", "ETRN"] = "TURN"
+    domains: list[Domain] = []
+    user: UserName | None = None
+    outbound: bool = True
+    every: Duration | None = None  # None: only when it is told to
+
+
+class Configuration(Section, frozen=True):
+    """A whole configuration. Once loaded: paths absolute, None and "" of `hostname`, `domains`,
+    `listen`, `listen[].tls`, `users.system` and `routes` replaced by what they stand for."""
+
+    hostname: HostName | None = None
+    domains: list[Domain] = []
+    data: File = File("mailnode-data")
+    postmaster: Target | None = None
+    drain: Duration = Duration(10)
+    listen: list[Listen] = []
+    tls: Tls | None = None
+    users: Users = field(default_factory=Users)
+    mailboxes: Mailboxes = field(default_factory=Mailboxes)
+    terminals: Terminals = field(default_factory=Terminals)
+    aliases: dict[str, Targets] = {}
+    lists: dict[str, Targets] = {}
+    forward: dict[str, Target] = {}
+    moved: dict[str, Target] = {}
+    relay: Relay = field(default_factory=Relay)
+    routes: dict[str, NextHop] = {}
+    retry: Retry = field(default_factory=Retry)
+    limits: Limits = field(default_factory=Limits)
+    peer: list[Peer] = []
+    dial: list[Dial] = []
+
+    @property
+    def host(self) -> str:
+        """What this node calls itself."""
+        if self.hostname is None:
+            raise ValueError("the configuration has not been loaded")
+        return self.hostname

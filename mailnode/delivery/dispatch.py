@@ -1,0 +1,302 @@
+"""Dispatch: works the spool off. Every entry it holds is routed afresh and goes to its destinations.
+
+It holds at most `ROOM` entries, so memory is bounded whatever the queue's length; what does not fit
+stays QUEUED and is claimed when there is room again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailnode.interfaces import (
+    IDispatch,
+    IMailbox,
+    IRelay,
+    IRouting,
+    ISettling,
+    ISpool,
+    ITerminals,
+    Message,
+)
+from mailnode.letters import Addressed, address
+from mailnode.mail import (
+    CHUNK,
+    Destination,
+    Entry,
+    Held,
+    Hop,
+    Local,
+    Mode,
+    Outcome,
+    Recipient,
+    Reply,
+    Result,
+    Results,
+    Rights,
+)
+
+ROOM: Final = 500  # entries in hand
+GATHER: Final = 1.0  # seconds that results of one entry wait for each other before they are written down
+OURS: Final = Rights(modes=tuple(Mode), relay=True)  # what is in the spool was let in by intake
+SHOWN: Final = Reply(250, "Shown on a terminal", "2.0.0")
+NOT_SHOWN: Final = Reply(450, "User not active now", "4.2.1")
+HELD: Final = Result(Outcome.HELD, Reply(250, "Held for the peer that serves the domain"))
+BROKEN: Final = Reply(451, "Local error in delivery", "4.3.0")
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One entry in hand: how many of its recipients are on their way, and results not yet written down."""
+
+    entry: Entry
+    under_way: int
+    results: dict[Recipient, Result] = field(default_factory=dict)
+    timer: IDelayedCall | None = None
+    late: bool = False  # something of it will be due again
+
+
+@implementer(IDispatch)
+class Dispatch:
+    """`poll` is how often, in seconds, the spool is looked at for what others put there."""
+
+    def __init__(
+        self,
+        spool: ISpool,
+        routing: IRouting,
+        mailbox: IMailbox,
+        terminals: ITerminals,
+        relay: IRelay,
+        settling: ISettling,
+        clock: IReactorTime,
+        now: Callable[[], float],
+        poll: float = 30.0,
+    ) -> None:
+        self._spool = spool
+        self._routing = routing
+        self._mailbox = mailbox
+        self._terminals = terminals
+        self._relay = relay
+        self._settling = settling
+        self._clock = clock
+        self._now = now
+        self._poll = poll
+        self._jobs: set[Job] = set()
+        self._claiming = False
+        self._again = False  # woken while claiming
+        self._timer: IDelayedCall | None = None
+        self._stopped: Deferred[None] | None = None
+        self._log = Logger("mailnode.delivery")
+
+    def use(
+        self,
+        routing: IRouting,
+        mailbox: IMailbox,
+        terminals: ITerminals,
+        relay: IRelay,
+        settling: ISettling,
+    ) -> None:
+        """The configuration has changed: what is taken from now on goes by these."""
+        self._routing = routing
+        self._mailbox = mailbox
+        self._terminals = terminals
+        self._relay = relay
+        self._settling = settling
+
+    # ------------------------------------------------------------- life
+
+    def start(self) -> Deferred[None]:
+        """Takes back what an earlier process had in hand, and begins. Fires when the spool is being read."""
+
+        def begin(count: int) -> None:
+            if count:
+                self._log.info(
+                    "{count} messages were in hand when the node stopped: trying again", count=count
+                )
+            self.wake()
+
+        return self._spool.release_leases().addCallback(begin)
+
+    def stop(self) -> Deferred[None]:
+        """Takes nothing more; fires when nothing is in hand any more."""
+        self._stopped = Deferred()
+        self._cancel_timer()
+        self._maybe_stopped()
+        return self._stopped
+
+    def _maybe_stopped(self) -> None:
+        if self._stopped is not None and not self._jobs and not self._claiming and not self._stopped.called:
+            self._stopped.callback(None)
+
+    # ------------------------------------------------------------- the queue
+
+    def has_room(self) -> bool:
+        return len(self._jobs) < ROOM and self._stopped is None
+
+    def wake(self) -> None:
+        if self._claiming:
+            self._again = True
+        elif self.has_room():
+            self._claiming = True
+            self._again = False
+            self._cancel_timer()
+            limit = ROOM - len(self._jobs)
+            self._spool.claim(limit).addCallbacks(self._claimed, self._not_claimed, callbackArgs=(limit,))
+
+    def _claimed(self, entries: list[Entry], limit: int) -> None:
+        self._claiming = False
+        for entry in entries:
+            self.take(entry)
+        if self._stopped is not None:
+            self._maybe_stopped()
+        elif len(entries) == limit or self._again:
+            self._clock.callLater(0, self.wake)
+        else:
+            self._spool.next_due().addCallbacks(self._sleep, self._not_claimed)
+
+    def _not_claimed(self, failure: Failure) -> None:
+        self._claiming = False
+        self._log.failure("the spool cannot be read", failure)
+        self._sleep(None)
+        self._maybe_stopped()
+
+    def _sleep(self, due: float | None) -> None:
+        if self._stopped is not None or self._claiming:
+            return
+        seconds = self._poll if due is None else min(max(due - self._now(), 0.0), self._poll)
+        self._cancel_timer()
+        self._timer = self._clock.callLater(seconds, self._time_to_wake)
+
+    def _time_to_wake(self) -> None:
+        self._timer = None
+        self.wake()
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # ------------------------------------------------------------- one entry
+
+    def take(self, entry: Entry) -> None:
+        recipients = entry.envelope.recipients
+        job = Job(entry, len(recipients))
+        self._jobs.add(job)
+        relayed: dict[Hop, list[tuple[Recipient, Destination]]] = {}
+        for recipient in recipients:
+            ruling = self._routing.route(recipient.path, recipient.mode, OURS)
+            if not ruling.reply.ok:
+                self._done(job, {recipient: Result.of(ruling.reply)})
+            elif len(ruling.destinations) != 1:
+                self._forward(job, recipient, ruling.destinations)
+            elif isinstance(place := ruling.destinations[0].place, Hop):
+                relayed.setdefault(place, []).append((recipient, ruling.destinations[0]))
+            else:
+                self._one(entry, recipient, ruling.destinations[0]).addCallback(self._arrived, job, recipient)
+        for hop, pairs in relayed.items():
+            for addressed in address(entry, pairs):
+                self._relay.deliver(hop, addressed.letter).addCallback(self._relayed, job, addressed)
+
+    def _arrived(self, result: Result, job: Job, recipient: Recipient) -> None:
+        self._done(job, {recipient: result})
+
+    def _relayed(self, results: Results, job: Job, addressed: Addressed) -> None:
+        self._done(job, addressed.results(results))
+
+    def _forward(self, job: Job, recipient: Recipient, destinations: tuple[Destination, ...]) -> None:
+        """An alias or a list: each destination is a recipient of its own, which takes this one's place."""
+        children = [
+            Recipient(
+                where.path,
+                recipient.mode,
+                attempts=recipient.attempts,
+                original=recipient.original or recipient.path,
+                sender=where.sender or recipient.sender,
+            )
+            for where in destinations
+        ]
+        parts = [
+            self._one(job.entry, child, where) for child, where in zip(children, destinations, strict=True)
+        ]
+
+        def all_known(results: list[Result]) -> None:
+            pairs = tuple(zip(children, results, strict=True))
+            expanded = Reply(250, f"Went to {len(children)} recipients", "2.1.5")
+            self._done(job, {recipient: Result(Outcome.DELIVERED, expanded, forward=pairs)})
+
+        gatherResults(parts).addCallback(all_known)
+
+    def _one(self, entry: Entry, recipient: Recipient, where: Destination) -> Deferred[Result]:
+        """One recipient to one destination; never errbacks."""
+        match where.place:
+            case Held():
+                return succeed(HELD)
+            case Hop() as hop:
+                (addressed,) = address(entry, [(recipient, where)])
+                delivered = self._relay.deliver(hop, addressed.letter)
+                return delivered.addCallback(lambda results: addressed.results(results)[recipient])
+            case Local(user):
+                done = self._local(user, entry, recipient, where)
+                return done.addErrback(self._unexpected, entry)
+
+    def _unexpected(self, failure: Failure, entry: Entry) -> Result:
+        self._log.failure("{id} could not be delivered", failure, id=entry.id)
+        return Result.later(BROKEN)
+
+    # ------------------------------------------------------------- this host
+
+    def _local(self, user: str, entry: Entry, recipient: Recipient, where: Destination) -> Deferred[Result]:
+        """RFC 821 3.4: the verb says which of terminal and mailbox is success."""
+        sender = where.reverse_path(recipient.sender or entry.envelope.reverse_path)
+        if recipient.mode is Mode.MAIL:
+            return self._mailbox.deliver(user, entry, recipient, sender)
+        head = entry.body.head(CHUNK)
+        shown = self._terminals.show(user, Message(sender, head, cut=entry.body.size > len(head)))
+
+        def after(count: int) -> Result | Deferred[Result]:
+            if recipient.mode is Mode.SAML or (recipient.mode is Mode.SOML and not count):
+                return self._mailbox.deliver(user, entry, recipient, sender)
+            return Result.delivered(SHOWN) if count else Result.later(NOT_SHOWN)
+
+        return shown.addCallback(after)
+
+    # ------------------------------------------------------------- settling
+
+    def _done(self, job: Job, results: Results) -> None:
+        job.results.update(results)
+        job.late = job.late or any(result.outcome is not Outcome.DELIVERED for result in results.values())
+        job.under_way -= len(results)
+        if not job.under_way:
+            if job.timer is not None:
+                job.timer.cancel()
+            self._write_down(job).addBoth(self._finished, job)
+        elif job.timer is None:
+            job.timer = self._clock.callLater(GATHER, self._write_some, job)
+
+    def _write_some(self, job: Job) -> None:
+        """Some recipients are done while others take long: their results do not wait with them."""
+        job.timer = None
+        self._write_down(job).addErrback(
+            lambda failure: self._log.failure("{id} could not be settled", failure, id=job.entry.id)
+        )
+
+    def _write_down(self, job: Job) -> Deferred[None]:
+        results, job.results = job.results, {}
+        return self._settling.settle(job.entry, results)
+
+    def _finished(self, outcome: Failure | None, job: Job) -> None:
+        if isinstance(outcome, Failure):
+            self._log.failure("{id} could not be settled", outcome, id=job.entry.id)
+        was_full = not self.has_room()
+        self._jobs.discard(job)
+        if self._stopped is not None:
+            self._maybe_stopped()
+        elif was_full or job.late or self._timer is None:
+            self.wake()

@@ -1,0 +1,180 @@
+"""The mailboxes of local users: Maildirs, or in memory."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Callable
+from typing import Final
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailnode.batch import Batch, BatchNow, BatchThread
+from mailnode.delivery.maildir import Disk, Folder, Job, MaildirWriter
+from mailnode.delivery.stored import file_name, stored
+from mailnode.interfaces import Account, IDirectory, IMailbox
+from mailnode.mail import Entry, Path, Recipient, Reply, Result
+
+BATCH: Final = 100  # messages; each may need two descriptors for its folder
+
+# Whatever a directory says, only such a name becomes part of a file name.
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}\Z")
+
+DELIVERED: Final = Result.delivered(Reply(250, "Delivered to the mailbox", "2.0.0"))
+NO_MAILBOX: Final = Result.failed(Reply(550, "No such user here", "5.1.1"))
+NO_FOLDER: Final = Result.later(Reply(451, "The mailbox has no folder", "4.3.5"))
+STORAGE_FULL: Final = Result.later(Reply(452, "Insufficient system storage", "4.3.1"))
+QUOTA_REACHED: Final = Result.later(Reply(452, "The mailbox is full", "4.2.2"))
+
+
+class Template:
+    """Where the Maildir of a user lies: a path with `{user}`, or with `{home}` at its beginning.
+
+    ValueError, with words for the person who configured it, if every user would get the same.
+    """
+
+    def __init__(self, template: str) -> None:
+        if "{home}" in template:
+            base, rest = template.split("{home}", 1)
+            if base or "{home}" in rest:
+                raise ValueError("{home} must stand at the beginning, once")
+        elif "{user}" in template:
+            base, rest = template.split("{user}", 1)
+            base, _, stem = base.rpartition("/")
+            rest = stem + "{user}" + rest
+            base = base or ("/" if template.startswith("/") else ".")
+        else:
+            raise ValueError("must contain {user} or {home}")
+        self._base = base  # empty where it is the home of the user
+        self._parts = tuple(part for part in rest.split("/") if part not in ("", "."))
+        if ".." in self._parts:
+            raise ValueError("must not contain .. behind {user} or {home}")
+
+    def folder(self, user: str, home: str) -> Folder | None:
+        """The folder of `user`, None if it would need a home and there is none."""
+        parts = tuple(part.replace("{user}", user) for part in self._parts)
+        if self._base:
+            return Folder(self._base, parts, make_base=True)
+        return Folder(home, parts, make_base=False) if home.startswith("/") else None
+
+
+def outcome(error: OSError | None) -> Result:
+    """What an attempt to store a message means for its recipient: always worth another, if it failed."""
+    if error is None:
+        return DELIVERED
+    if error.errno == errno.ENOSPC:
+        return STORAGE_FULL
+    if error.errno == errno.EDQUOT:
+        return QUOTA_REACHED
+    reason = os.strerror(error.errno) if error.errno else "storage error"
+    return Result.later(Reply(451, f"The message cannot be stored: {reason}", "4.3.0"))
+
+
+@implementer(IMailbox)
+class Maildir:
+    """Mailboxes as Maildirs, written in batches by a thread of their own.
+
+    `template` is described at `Template`; `call_from_thread` is `reactor.callFromThread`, None to
+    write at once and without a thread; `clock` gives seconds since the epoch. With `privileged`
+    (by default: if we are root) files belong to the user they are for.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        template: str,
+        directory: IDirectory,
+        hostname: str,
+        call_from_thread: Callable[..., object] | None,
+        clock: Callable[[], float],
+        disk: Disk | None = None,
+        privileged: bool | None = None,
+    ) -> None:
+        self._template = Template(template)
+        self._directory = directory
+        self._hostname = hostname
+        if privileged is None:
+            privileged = os.geteuid() == 0
+        self._writer = MaildirWriter(disk or Disk(), clock, privileged)
+        self._batch: Batch[Job, Result]
+        if call_from_thread is None:
+            self._batch = BatchNow(self._write)
+        else:
+            self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH)
+
+    def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+        account = self._directory.account(user)
+        if account is None or not _NAME.match(account.name):
+            return succeed(NO_MAILBOX)
+        folder = self._template.folder(account.name, account.home)
+        if folder is None:
+            return succeed(NO_FOLDER)
+        stored = self._batch.submit(self._job(folder, account, entry, recipient, reverse_path))
+        return stored.addErrback(self._failed, entry)
+
+    def stop(self) -> Deferred[None]:
+        """Finishes what is under way; fires when the thread is gone."""
+        return self._batch.stop()
+
+    def _job(
+        self, folder: Folder, account: Account, entry: Entry, recipient: Recipient, reverse_path: Path
+    ) -> Job:
+        return Job(
+            folder=folder,
+            name=file_name(entry, recipient, self._hostname),
+            body=entry.body,
+            reverse_path=reverse_path,
+            uid=account.uid,
+            gid=account.gid,
+            recovered=entry.recovered,
+        )
+
+    def _write(self, jobs: list[Job]) -> list[Result]:
+        return [outcome(error) for error in self._writer.write(jobs)]
+
+    def _failed(self, failure: Failure, entry: Entry) -> Result:
+        """Not an error of the disk but of ours, or the mailbox has stopped: the mail waits."""
+        self._log.failure("delivery of {id} to a mailbox failed", failure, id=entry.id)
+        return Result.later(Reply(451, "Local error in processing", "4.3.0"))
+
+
+@implementer(IMailbox)
+class MemoryMailbox:
+    """Mailboxes in memory, for tests and for programs that embed a node.
+
+    `messages` has the octets of each message by user, as a Maildir would hold them.
+    """
+
+    def __init__(self, directory: IDirectory | None = None, hostname: str = "localhost") -> None:
+        self._directory = directory
+        self._hostname = hostname
+        self._stored: dict[str, dict[str, bytes]] = {}
+        self._refused: dict[str, Result] = {}
+
+    @property
+    def messages(self) -> dict[str, list[bytes]]:
+        return {user: list(messages.values()) for user, messages in self._stored.items()}
+
+    def refuse(self, user: str, result: Result | None) -> None:
+        """From now on deliveries to `user` end with `result`; None to take them again."""
+        if result is None:
+            self._refused.pop(user, None)
+        else:
+            self._refused[user] = result
+
+    def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+        if self._directory is not None and self._directory.account(user) is None:
+            return succeed(NO_MAILBOX)
+        if user in self._refused:
+            return succeed(self._refused[user])
+        try:
+            octets = b"".join(stored(entry.body, reverse_path))
+        except OSError as error:
+            return succeed(outcome(error))
+        self._stored.setdefault(user, {})[file_name(entry, recipient, self._hostname)] = octets
+        return succeed(DELIVERED)

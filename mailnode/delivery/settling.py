@@ -1,0 +1,130 @@
+"""Settling: writes down what became of recipients, with the notice that a failure or a delay is due.
+
+Order matters: a notice is in the spool before the recipient it is about is gone. A crash between the
+two sends the notice twice; it never loses it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final, TypeAlias
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailnode.interfaces import INotices, ISettling, ISpool, Settlement
+from mailnode.mail import Entry, Mode, Outcome, Recipient, Reply, Result, Results
+
+# (attempts, age in seconds, sender was warned) -> (seconds until the next attempt or None, warn now)
+Decide: TypeAlias = Callable[[int, float, bool], tuple[float | None, bool]]
+
+AGAIN: Final = 10.0  # seconds until a settlement that the disk refused is tried again
+
+
+def judge(recipient: Recipient, result: Result, after: float | None) -> Result:
+    """A LATER result that may not wait becomes FAILED: no SEND is queued, and patience ends."""
+    if result.outcome is not Outcome.LATER or (after is not None and recipient.mode is not Mode.SEND):
+        return result
+    reply = result.reply
+    if after is None:
+        reply = Reply(reply.code, reply.text, "4.4.7")  # RFC 3463 3.5: delivery time expired
+    return replace(result, outcome=Outcome.FAILED, reply=reply)
+
+
+@implementer(ISettling)
+class Settling:
+    def __init__(
+        self,
+        spool: ISpool,
+        notices: INotices,
+        decide: Decide,
+        expire: float,
+        clock: IReactorTime,
+        now: Callable[[], float],
+    ) -> None:
+        self._spool = spool
+        self._notices = notices
+        self._decide = decide
+        self._expire = expire  # seconds; told to senders, while `decide` decides
+        self._clock = clock
+        self._now = now
+        self._log = Logger("mailnode.delivery")
+
+    def settle(self, entry: Entry, results: Results) -> Deferred[None]:
+        now = self._now()
+        decisions: dict[int, tuple[float | None, bool]] = {}
+        settled: dict[Recipient, Result] = {}
+        due = 0.0
+        warn = False
+        for recipient, result in _leaves(results):
+            if result.outcome is Outcome.LATER:
+                attempts = recipient.attempts + 1
+                if attempts not in decisions:
+                    decisions[attempts] = self._decide(attempts, now - entry.arrived, entry.warned)
+                after, warn_now = decisions[attempts]
+                result = judge(recipient, result, after)
+                if result.outcome is Outcome.LATER and after is not None:
+                    due = min(due, now + after) if due else now + after
+                    warn = warn or warn_now
+            settled[recipient] = result
+            self._report(entry, recipient, result)
+        told = self._tell(entry, settled, warn)
+        rows = tuple(_row(recipient, result, settled) for recipient, result in results.items())
+        settlement = Settlement(entry.id, rows, due, warn)
+        if told is None:
+            return self._write(settlement)
+        return told.addCallback(lambda _: self._write(settlement))
+
+    def _tell(self, entry: Entry, settled: Results, warn: bool) -> Deferred[None] | None:
+        """The notices that are due; None if there are none."""
+        told: Deferred[None] | None = None
+        failed = {r: result for r, result in settled.items() if result.outcome is Outcome.FAILED}
+        if failed:
+            told = self._notices.failed(entry, failed)
+        if warn:
+            late = {r: result for r, result in settled.items() if result.outcome is Outcome.LATER}
+            delayed = self._notices.delayed(entry, late, entry.arrived + self._expire)
+            told = delayed if told is None else told.addCallback(lambda _: delayed)
+        if told is not None:
+            told.addErrback(self._again, lambda: self._tell(entry, settled, warn))
+        return told
+
+    def _write(self, settlement: Settlement) -> Deferred[None]:
+        return self._spool.settle(settlement).addErrback(self._again, lambda: self._write(settlement))
+
+    def _again(self, failure: Failure, what: Callable[[], Deferred[None] | None]) -> Deferred[None]:
+        """The disk refused. Nothing is lost, the recipients stay leased; try until it takes it."""
+        failure.trap(OSError)
+        self._log.error("cannot settle: {why}; trying again", why=failure.getErrorMessage())
+        return deferLater(self._clock, AGAIN, lambda: None).addCallback(lambda _: what())
+
+    def _report(self, entry: Entry, recipient: Recipient, result: Result) -> None:
+        self._log.info(
+            "{id} {outcome}: {mode} to {recipient}{host}: {reply}",
+            id=entry.id,
+            outcome=result.outcome.value,
+            mode=recipient.mode.value,
+            recipient=str(recipient.path),
+            host=f" at {result.host}" if result.host else "",
+            reply=str(result.reply),
+        )
+
+
+def _leaves(results: Results) -> list[tuple[Recipient, Result]]:
+    """The recipients that something was delivered to: those that an alias or list led to, not itself."""
+    leaves: list[tuple[Recipient, Result]] = []
+    for recipient, result in results.items():
+        leaves += result.forward or [(recipient, result)]
+    return leaves
+
+
+def _row(recipient: Recipient, result: Result, settled: Results) -> tuple[Recipient, Result]:
+    """What the spool is to write: the recipient's own result, or those of the recipients in its place."""
+    if not result.forward:
+        return recipient, settled[recipient]
+    return recipient, replace(result, forward=tuple((child, settled[child]) for child, _ in result.forward))

@@ -1,0 +1,52 @@
+"""The dispatch of a process that only receives: wakes the process that works the spool off."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from mailnode.interfaces import IDispatch
+from mailnode.mail import Entry
+
+PAUSE: Final = 0.05  # seconds between two nudges
+
+
+@implementer(IDispatch)
+class Nudge:
+    """Says `wake` on the control socket `path`; if nobody is there the mail waits in the spool."""
+
+    def __init__(self, reactor: Any, path: str) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._soon: IDelayedCall | None = None
+
+    def take(self, entry: Entry) -> None:
+        raise ValueError("this process leases nothing")
+
+    def has_room(self) -> bool:
+        return False
+
+    def wake(self) -> None:
+        if self._soon is None:
+            self._soon = self._reactor.callLater(PAUSE, self._say)
+
+    def _say(self) -> None:
+        self._soon = None
+        endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=2)
+        connectProtocol(endpoint, Protocol()).addCallbacks(_wake, _nobody)
+
+
+def _wake(protocol: Protocol) -> None:
+    assert protocol.transport is not None
+    protocol.transport.write(b'{"do": "wake"}\n')
+    protocol.transport.loseConnection()
+
+
+def _nobody(failure: Failure) -> None:
+    """No sender runs now; the spool keeps the mail, and a sender looks into it when it starts."""
+    failure.trap(OSError, Exception)

@@ -1,0 +1,364 @@
+"""The statements of the spool over SQLite: each method is a part of a transaction that someone else commits.
+
+Rows of many operations go in one statement wherever they can: each step of a statement hands the
+interpreter lock over and has to win it back from a busy reactor.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from mailnode.interfaces import QueuedMessage, Selection, Settlement
+from mailnode.mail import Body, Entry, Envelope, Mode, Outcome, Recipient, Result
+from mailnode.spool import ids
+from mailnode.spool.errors import CorruptRowError
+from mailnode.spool.rows import (
+    MESSAGE_COLUMNS,
+    RECIPIENT_COLUMNS,
+    UNREADABLE,
+    Row,
+    State,
+    read_body,
+    read_header,
+    read_queued,
+    read_recipient,
+    recipient_row,
+    reply_text,
+    write_text,
+)
+from mailnode.spool.selection import picks, rule, selects
+
+_ROWS: Final = 32  # rows in one INSERT; each count is a statement of its own in the cache
+_WIDTH: Final = RECIPIENT_COLUMNS.count(",") + 1
+_SCAN: Final = 4096  # due recipients looked at in one claim, so that lists do not make it long
+
+# `+state` keeps the planner off the partial indexes where the message is known already.
+_LEASE = f"""UPDATE recipient SET state = 'leased', owner = ? WHERE +state = ?
+    AND message IN (SELECT value FROM json_each(?)) AND {{}} RETURNING {RECIPIENT_COLUMNS}"""
+_LEASE_DUE = _LEASE.format("(+due <= ? OR +due > ?)")
+_LEASE_HELD = _LEASE.format("+next_host IN (SELECT value FROM json_each(?))")
+_LEASE_OTHERS = _LEASE.format("+next_host NOT IN (SELECT value FROM json_each(?))")
+_DUE = """SELECT message FROM recipient WHERE state = 'queued' AND due <= ?
+    ORDER BY due, message LIMIT ?"""
+_ASTRAY = """SELECT message FROM recipient WHERE state = 'queued' AND due > ?
+    ORDER BY due, message LIMIT ?"""
+_HELD = """SELECT DISTINCT message FROM recipient WHERE state = 'held' AND next_host = ?
+    ORDER BY message LIMIT ?"""
+# From host to host along the index, whatever the number of messages for each.
+_HELD_HOSTS = """WITH RECURSIVE hosts (host) AS (
+    SELECT min(next_host) FROM recipient WHERE state = 'held' UNION ALL
+    SELECT (SELECT min(next_host) FROM recipient WHERE state = 'held' AND next_host > host) FROM hosts
+    WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL"""
+_NEXT = "SELECT min(due) FROM recipient WHERE state = 'queued'"
+_LATEST = "SELECT max(due) FROM recipient WHERE state = 'queued'"
+_PAIRS = "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
+_DELETE = f"""DELETE FROM recipient WHERE (message, number) IN {_PAIRS}
+    AND +state = 'leased' AND owner = ?"""
+_EMPTIED = """DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))
+    AND NOT EXISTS (SELECT 1 FROM recipient WHERE message = id) RETURNING id, file"""
+_LATER = """UPDATE recipient SET state = 'queued', due = ?, attempts = attempts + 1, reply = ?,
+    owner = NULL, recovered = 0 WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
+_HOLD = """UPDATE recipient SET state = 'held', reply = ?,
+    owner = NULL, recovered = 0 WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
+_UNTRIED = """UPDATE recipient SET state = 'queued', due = ?,
+    owner = NULL WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
+_RELEASE = """UPDATE recipient SET state = 'queued', due = ?, owner = NULL, recovered = 1
+    WHERE +state = 'leased' AND owner IS ? RETURNING message"""
+
+
+class Acceptance(NamedTuple):
+    """A message on its way into the tables."""
+
+    message: Row
+    recipients: list[Row]
+    entry: Entry | None = None
+
+
+class Claimed(NamedTuple):
+    """What a claim leased, and the ids of messages of which something was set aside as unreadable."""
+
+    entries: list[Entry]
+    bad: list[str]
+
+
+class Ledger:
+    """The spool's tables through one connection, for one owner of leases."""
+
+    def __init__(self, connection: sqlite3.Connection, owner: str, bodies: str) -> None:
+        self.connection = connection
+        self._execute = connection.execute
+        self._owner = owner
+        self._bodies = bodies
+
+    # ------------------------------------------------------------------ in and out
+
+    def accept(self, acceptances: Sequence[Acceptance]) -> None:
+        """Inserts messages with their recipients."""
+        self._insert("message", [it.message for it in acceptances])
+        self._insert("recipient", [row for it in acceptances for row in it.recipients])
+
+    def _insert(self, table: str, rows: Sequence[Row]) -> None:
+        places = "(" + ",".join("?" * len(rows[0])) + ")" if rows else ""
+        for start in range(0, len(rows), _ROWS):
+            some = rows[start : start + _ROWS]
+            values = ",".join([places] * len(some))
+            self._execute(f"INSERT INTO {table} VALUES {values}", [value for row in some for value in row])
+
+    def settle(self, settlements: Sequence[tuple[int, Settlement]], now: float) -> list[list[int]]:
+        """Writes down results; for each settlement the messages that are gone and had a body file."""
+        gone: list[str] = []
+        later: list[Row] = []
+        held: list[Row] = []
+        untried: list[Row] = []
+        touched: set[int] = set()
+        for id, settlement in settlements:
+            for recipient, result in settlement.results:
+                if result.forward:
+                    self._forward(id, recipient, result, settlement.due, now)
+                    touched.add(id)
+                elif result.outcome is Outcome.LATER:
+                    where = (id, recipient.number, self._owner)
+                    later.append((settlement.due, reply_text(result.reply), *where))
+                elif result.outcome is Outcome.HELD:
+                    held.append((reply_text(result.reply), id, recipient.number, self._owner))
+                elif result.outcome is Outcome.UNTRIED:
+                    untried.append((now, id, recipient.number, self._owner))
+                else:
+                    gone.append(f"[{id},{recipient.number}]")
+                    touched.add(id)
+        if gone:
+            self._execute(_DELETE, (f"[{','.join(gone)}]", self._owner))
+        for statement, rows in ((_LATER, later), (_HOLD, held), (_UNTRIED, untried)):
+            if rows:
+                self.connection.executemany(statement, rows)
+        warned = [id for id, settlement in settlements if settlement.warned]
+        if warned:
+            self._execute(
+                "UPDATE message SET warned = 1 WHERE id IN (SELECT value FROM json_each(?))", (_json(warned),)
+            )
+        files = set(self._delete_emptied(touched))
+        return [[id] if id in files else [] for id, _ in settlements]
+
+    def _forward(self, id: int, recipient: Recipient, result: Result, due: float, now: float) -> None:
+        """Puts those of `result.forward` that are not done with in the place of `recipient`."""
+        row = self._execute("SELECT max(number) FROM recipient WHERE message = ?", (id,)).fetchone()
+        if self._execute(_DELETE, (f"[[{id},{recipient.number}]]", self._owner)).rowcount == 0:
+            return  # the lease was lost, its new owner decides
+        number = row[0]
+        rows = []
+        for child, after in result.forward:
+            if after.outcome in (Outcome.DELIVERED, Outcome.FAILED):
+                continue
+            number += 1
+            tried = after.outcome is Outcome.LATER
+            child = replace(child, number=number, attempts=child.attempts + tried)
+            state = State.HELD if after.outcome is Outcome.HELD else State.QUEUED
+            when = now if after.outcome is Outcome.UNTRIED else due
+            reply = "" if after.outcome is Outcome.UNTRIED else reply_text(after.reply)
+            rows.append(recipient_row(id, child, state, when, reply))
+        self._insert("recipient", rows)
+
+    def _delete_emptied(self, messages: Iterable[int]) -> list[int]:
+        """Deletes those of `messages` that have no recipient left; returns those with a body file."""
+        some = list(messages)
+        if not some:
+            return []
+        return [id for id, file in self._execute(_EMPTIED, (_json(some),)).fetchall() if file is not None]
+
+    # ------------------------------------------------------------------ leases
+
+    def claim(self, now: float, longest: float, limit: int) -> Claimed:
+        """Leases up to `limit` messages with recipients that are due.
+
+        A due time more than `longest` seconds ahead was set before the clock was set back: it is due.
+        """
+        messages = self._first(_DUE, now, limit)
+        if len(messages) < limit:
+            messages += self._first(_ASTRAY, now + longest, limit - len(messages))
+        arguments = (self._owner, State.QUEUED.value, _json(messages), now, now + longest)
+        return self._entries(messages, self._execute(_LEASE_DUE, arguments) if messages else ())
+
+    def claim_held(self, domains: Sequence[str], limit: int, others: bool) -> Claimed:
+        """Leases up to `limit` messages with HELD recipients whose next host is one of `domains`, or with
+        `others` none of them."""
+        hosts = [write_text(domain) for domain in domains]
+        if others:
+            hosts = [host for (host,) in self._execute(_HELD_HOSTS) if host not in hosts]
+        found: set[int] = set()
+        for host in hosts:
+            found.update(id for (id,) in self._execute(_HELD, (host, limit)))
+        messages = sorted(found)[:limit]
+        lease = _LEASE_OTHERS if others else _LEASE_HELD
+        arguments = (self._owner, State.HELD.value, _json(messages), json.dumps(list(domains)))
+        return self._entries(messages, self._execute(lease, arguments) if messages else ())
+
+    def _first(self, query: str, due: float, limit: int) -> list[int]:
+        messages: dict[int, None] = {}
+        cursor = self._execute(query, (due, _SCAN))
+        for (message,) in cursor:
+            if len(messages) == limit:
+                break
+            messages[message] = None
+        cursor.close()
+        return list(messages)
+
+    def _entries(self, messages: list[int], leased: Iterable[Row]) -> Claimed:
+        rows: dict[int, list[Row]] = {}
+        for row in leased:
+            rows.setdefault(row[0], []).append(row)
+        select = f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id IN (SELECT value FROM json_each(?))"
+        headers = {row[0]: row for row in self._execute(select, (_json(list(rows)),))} if rows else {}
+        entries, bad = [], []
+        for id in messages:
+            entry, unreadable = self._entry(headers.get(id), sorted(rows.get(id, ())))
+            if unreadable:
+                bad.append(ids.show(id))
+                self.connection.executemany(
+                    "UPDATE recipient SET state = 'bad', owner = NULL WHERE message = ? AND number = ?",
+                    [row[:2] for row in unreadable],
+                )
+            if entry is not None:
+                entries.append(entry)
+        return Claimed(entries, bad)
+
+    def _entry(self, row: Row | None, rows: list[Row]) -> tuple[Entry | None, list[Row]]:
+        """An entry of what can be read, and the recipient rows that cannot."""
+        if row is None:
+            return None, rows
+        try:
+            header = read_header(row)
+            body = read_body(header, row[11], self._bodies)
+        except CorruptRowError:
+            return None, rows
+        recipients, unreadable = [], []
+        for it in rows:
+            try:
+                recipients.append(read_recipient(it))
+            except CorruptRowError:
+                unreadable.append(it)
+        if not recipients:
+            return None, unreadable
+        envelope = Envelope(
+            header.mode, header.reverse_path, tuple(recipients), header.eight_bit, header.origin
+        )
+        recovered = any(it[14] == 1 for it in rows)
+        entry = Entry(ids.show(header.id), envelope, body, header.arrived, header.warned, recovered)
+        return entry, unreadable
+
+    def owners(self) -> list[str | None]:
+        """Who has leases."""
+        return [
+            owner
+            for (owner,) in self._execute("SELECT DISTINCT owner FROM recipient WHERE +state = 'leased'")
+        ]
+
+    def release(self, owner: str | None, now: float) -> int:
+        """Puts what `owner` has leased back to QUEUED and due now; returns the number of messages."""
+        return len(set(self._execute(_RELEASE, (now, owner)).fetchall()))
+
+    # ------------------------------------------------------------------ looking at it
+
+    def next_due(self, now: float, longest: float) -> float | None:
+        """When the next QUEUED recipient is due; `now` if one is due too far ahead to be true."""
+        latest = self._execute(_LATEST).fetchone()[0]
+        if latest is None:
+            return None
+        first: float = self._execute(_NEXT).fetchone()[0]
+        return now if latest > now + longest and first > now else first
+
+    def body(self, id: int) -> Body | None:
+        """The body of a message, None if there is none that can be read."""
+        row = self._execute(f"SELECT {MESSAGE_COLUMNS} FROM message WHERE id = ?", (id,)).fetchone()
+        if row is None:
+            return None
+        try:
+            return read_body(read_header(row), row[11], self._bodies)
+        except CorruptRowError:
+            return None
+
+    def listing(self, selection: Selection, now: float, limit: int) -> list[QueuedMessage]:
+        """Messages that match, oldest first."""
+        found: list[QueuedMessage] = []
+        for message, _ in self._look(selection, now):
+            if len(found) == limit:
+                break
+            found.append(message)
+        return found
+
+    def _look(self, selection: Selection, now: float) -> Iterator[tuple[QueuedMessage, list[Row]]]:
+        """Messages that match with the rows of their recipients; SQL narrows down, `selects` decides."""
+        where, arguments = ["1"], list[Any]()
+        if selection.ids:
+            where.append("message IN (SELECT value FROM json_each(?))")
+            arguments.append(_json(ids.numbers(selection.ids)))
+        if selection.domain:
+            where.append("message IN (SELECT message FROM recipient WHERE next_host = ?)")
+            arguments.append(selection.domain)
+        columns = ", ".join(f"r.{column}" for column in RECIPIENT_COLUMNS.split(", "))
+        header = ", ".join(f"m.{column}" for column in MESSAGE_COLUMNS.split(", ")[:-1])
+        cursor = self._execute(
+            f"SELECT {columns}, {header} FROM recipient r LEFT JOIN message m ON m.id = r.message"
+            f" WHERE {' AND '.join(where)} ORDER BY r.message, r.number",
+            arguments,
+        )
+        try:
+            for id, rows in groupby(cursor, key=lambda row: int(row[0])):
+                some = list(rows)
+                message = _queued_message(id, some)
+                if selects(selection, message, now):
+                    yield message, some
+        finally:
+            cursor.close()  # an open one would keep the log from being folded back
+
+    def change(self, selection: Selection, name: str, now: float) -> tuple[int, list[int]]:
+        """Does an action of `selection.ACTIONS`; the number of messages changed, the body files gone."""
+        states, following = rule(name)
+        pairs = [
+            (row[0], row[1])
+            for message, rows in self._look(selection, now)
+            for row, recipient in zip(rows, message.recipients, strict=True)
+            if recipient.state in states and row[7] != State.LEASED and picks(selection, recipient)
+        ]
+        messages = {message for message, _ in pairs}
+        if following is None:
+            self.connection.executemany("DELETE FROM recipient WHERE message = ? AND number = ?", pairs)
+            return len(messages), self._delete_emptied(messages)
+        due = "" if following is State.HELD else ", due = ?"
+        arguments = () if following is State.HELD else (now,)
+        self.connection.executemany(
+            f"UPDATE recipient SET state = ?{due} WHERE message = ? AND number = ?",
+            [(following.value, *arguments, *pair) for pair in pairs],
+        )
+        return len(messages), []
+
+    def body_files(self) -> set[int]:
+        """The messages whose bodies are files."""
+        return {id for (id,) in self._execute("SELECT id FROM message WHERE file IS NOT NULL")}
+
+    def has_file(self, id: int) -> bool:
+        """Whether there is a message `id` whose body is a file."""
+        row = self._execute("SELECT 1 FROM message WHERE id = ? AND file IS NOT NULL", (id,)).fetchone()
+        return row is not None
+
+
+def _json(numbers: list[int]) -> str:
+    return f"[{','.join(map(str, numbers))}]"
+
+
+def _queued_message(id: int, rows: list[Row]) -> QueuedMessage:
+    """A message as an operator sees it, also if its own row cannot be read or is gone."""
+    mode, sender, size, arrived, readable = Mode.MAIL, UNREADABLE, 0, 0.0, False
+    try:
+        if rows[0][_WIDTH] is not None:
+            header = read_header(rows[0][_WIDTH:])
+            mode, sender, size, arrived = header.mode, header.reverse_path, header.size, header.arrived
+            readable = True
+    except CorruptRowError:
+        pass  # shown as bad
+    recipients = tuple(read_queued(row[:_WIDTH], readable) for row in rows)
+    return QueuedMessage(ids.show(id), mode, sender, recipients, size, arrived)

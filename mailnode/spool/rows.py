@@ -1,0 +1,266 @@
+"""How messages and recipients become rows and come back (pure); CorruptRowError for what cannot be read."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from mailnode.interfaces import QueuedRecipient
+from mailnode.mail import Body, Envelope, Mode, Origin, Path, Recipient, Reply
+from mailnode.spool import ids
+from mailnode.spool.errors import CorruptRowError
+
+Text: TypeAlias = str | bytes
+Row: TypeAlias = tuple[Any, ...]
+
+REPLY_LENGTH: Final = 500  # characters of a reply that are kept
+UNREADABLE: Final = Path("?")  # stands for a path that cannot be read
+
+MESSAGE_COLUMNS: Final = (
+    "id, mode, local, domain, route, eight_bit, origin, size, arrived, warned, file, body"
+)
+RECIPIENT_COLUMNS: Final = (
+    "message, number, local, domain, route, next_host, mode, state, attempts, due, reply, original, sender, "
+    "owner, recovered"
+)
+
+
+class State(StrEnum):
+    """The durable states of a recipient (docs/spool.md)."""
+
+    QUEUED = "queued"
+    LEASED = "leased"
+    HELD = "held"
+    BAD = "bad"  # its row cannot be read; set aside
+
+
+_STATES: Final = {state.value: state for state in State}
+_MODES: Final = {mode.value: mode for mode in Mode}
+_ORIGINS: Final = {origin.value: origin for origin in Origin}
+
+# -------------------------------------------------------------------------- texts and paths
+
+
+def write_text(text: str) -> Text:
+    """TEXT where it can be, so that people can read it; a BLOB for what UTF-8 cannot hold."""
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            return text.encode("utf-8", "surrogatepass")
+    return text
+
+
+def _read(value: object) -> str:
+    if type(value) is str:
+        if not value.isascii() and not _is_utf8(value):
+            raise CorruptRowError("text is not UTF-8")
+        return value
+    if type(value) is bytes:
+        try:
+            return value.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError as error:
+            raise CorruptRowError("text is not UTF-8") from error
+    raise CorruptRowError("text is missing")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+_PART = re.compile(r"((?:[^\\,]|\\.)*),", re.DOTALL)
+
+
+def pack(parts: tuple[str, ...]) -> str:
+    """Texts as one text: each followed by a comma; commas and backslashes within it are quoted."""
+    if not parts:
+        return ""
+    return "".join(part.replace("\\", "\\\\").replace(",", "\\,") + "," for part in parts)
+
+
+def unpack(text: str) -> tuple[str, ...]:
+    """What `pack` was given. CorruptRowError if `text` is not of its making."""
+    if not text:
+        return ()
+    if "\\" not in text:
+        if text[-1] != ",":
+            raise CorruptRowError("a list of texts is torn")
+        return tuple(text[:-1].split(","))
+    parts, end = [], 0
+    while end < len(text):
+        match = _PART.match(text, end)
+        if match is None:
+            raise CorruptRowError("a list of texts is torn")
+        parts.append(re.sub(r"\\(.)", r"\1", match[1], flags=re.DOTALL))
+        end = match.end()
+    return tuple(parts)
+
+
+def _write_path(path: Path | None) -> Text | None:
+    return None if path is None else write_text(pack((path.local, path.domain, *path.route)))
+
+
+def _read_path(value: object) -> Path | None:
+    if value is None:
+        return None
+    parts = unpack(_read(value))
+    if len(parts) < 2:
+        raise CorruptRowError("a path is torn")
+    return Path(parts[0], parts[1], parts[2:])
+
+
+def _flag(value: object) -> bool:
+    if value not in (0, 1):
+        raise CorruptRowError("a flag is neither 0 nor 1")
+    return bool(value)
+
+
+def _number(value: object) -> float:
+    if not isinstance(value, int | float):
+        raise CorruptRowError("a number is missing")
+    return value
+
+
+# -------------------------------------------------------------------------- messages
+
+
+class Header(NamedTuple):
+    """What the row of a message says besides its body."""
+
+    id: int
+    mode: Mode
+    reverse_path: Path
+    eight_bit: bool
+    origin: Origin
+    size: int
+    arrived: float
+    warned: bool
+    file: str
+
+
+def message_row(id: int, envelope: Envelope, body: Body, arrived: float) -> Row:
+    """The row of a new message."""
+    path = envelope.reverse_path
+    return (
+        id,
+        envelope.mode.value,
+        write_text(path.local),
+        write_text(path.domain),
+        write_text(pack(path.route)),
+        int(envelope.eight_bit),
+        envelope.origin.value,
+        body.size,
+        arrived,
+        0,
+        None if body.data is not None else ids.show(id),
+        body.data,
+    )
+
+
+def read_header(row: Row) -> Header:
+    """The columns of MESSAGE_COLUMNS without `body`."""
+    id, mode, local, domain, route, eight_bit, origin, size, arrived, warned, file = row[:11]
+    if mode not in _MODES or origin not in _ORIGINS:
+        raise CorruptRowError("unknown mode or origin")
+    if file is not None and file != ids.show(id):  # it becomes part of a path
+        raise CorruptRowError("the body file is not this message's")
+    path = Path(_read(local), _read(domain), unpack(_read(route)))
+    return Header(
+        id,
+        _MODES[mode],
+        path,
+        _flag(eight_bit),
+        _ORIGINS[origin],
+        int(_number(size)),
+        _number(arrived),
+        _flag(warned),
+        file or "",
+    )
+
+
+def read_body(header: Header, data: object, folder: str) -> Body:
+    """The body of a message whose body files are in `folder`."""
+    if header.file:
+        return Body(header.size, None, f"{folder}/{header.file}")
+    if not isinstance(data, bytes) or len(data) != header.size:
+        raise CorruptRowError("the body is torn")
+    return Body(header.size, data)
+
+
+# -------------------------------------------------------------------------- recipients
+
+
+def next_host(path: Path) -> str:
+    """The host that held mail is found by, in lower case."""
+    return path.next_host.lower()
+
+
+def recipient_row(
+    message: int, recipient: Recipient, state: State, due: float, reply: str = "", owner: str | None = None
+) -> Row:
+    """The row of a recipient; its `number` is already set."""
+    path = recipient.path
+    return (
+        message,
+        recipient.number,
+        write_text(path.local),
+        write_text(path.domain),
+        write_text(pack(path.route)),
+        write_text(next_host(path)),
+        recipient.mode.value,
+        state.value,
+        recipient.attempts,
+        due,
+        reply,
+        _write_path(recipient.original),
+        _write_path(recipient.sender),
+        owner,
+        0,
+    )
+
+
+def numbered(recipients: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
+    """The recipients of a new message with their numbers, from 1."""
+    return tuple(
+        it
+        if it.number == number
+        else Recipient(it.path, it.mode, number, it.attempts, it.original, it.sender)
+        for number, it in enumerate(recipients, 1)
+    )
+
+
+def read_recipient(row: Row) -> Recipient:
+    """The columns of RECIPIENT_COLUMNS."""
+    _, number, local, domain, route, _, mode, _, attempts, _, _, original, sender, _, _ = row
+    if mode not in _MODES or not isinstance(number, int):
+        raise CorruptRowError("unknown mode or number")
+    return Recipient(
+        Path(_read(local), _read(domain), unpack(_read(route))),
+        _MODES[mode],
+        number,
+        int(_number(attempts)),
+        _read_path(original),
+        _read_path(sender),
+    )
+
+
+def read_queued(row: Row, readable: bool = True) -> QueuedRecipient:
+    """A row as an operator sees it; one that cannot be read (or whose message cannot) shows as bad."""
+    try:
+        recipient = read_recipient(row)
+        state = _STATES.get(row[7], State.BAD) if readable else State.BAD
+        due, reply = float(_number(row[9])), _read(row[10])
+    except CorruptRowError:
+        return QueuedRecipient(UNREADABLE, Mode.MAIL, State.BAD.value, 0, 0.0, "")
+    return QueuedRecipient(recipient.path, recipient.mode, state.value, recipient.attempts, due, reply)
+
+
+def reply_text(reply: Reply) -> str:
+    """A reply as it is kept for operators: a stranger wrote it, so only what is printable of it."""
+    text = str(reply)[:REPLY_LENGTH]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)

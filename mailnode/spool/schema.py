@@ -1,0 +1,119 @@
+"""The tables of the spool, how a connection to them is opened, and how old tables become new ones."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from typing import Final
+
+from mailnode.spool.errors import SpoolError, spool_error
+
+BUSY_SECONDS: Final = 30.0  # how long a process waits for the others that share the file
+_CHECKPOINT_PAGES: Final = 4000  # 16 MB: most mail has come and gone before it is ever copied
+_WAL_LIMIT: Final = 64 << 20  # octets that the log keeps on disk after a peak
+
+# A step takes the tables from the version of its place to the next one, and is never changed again.
+MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
+    (
+        """CREATE TABLE message (
+            id INTEGER PRIMARY KEY,     -- 63 bits, shown as 13 characters of base 32
+            mode TEXT NOT NULL,         -- MAIL SEND SOML SAML
+            local TEXT NOT NULL,        -- reverse-path: local part,
+            domain TEXT NOT NULL,       -- domain as written,
+            route TEXT NOT NULL,        -- source route, each host followed by a comma
+            eight_bit INTEGER NOT NULL,
+            origin INTEGER NOT NULL,    -- 0 normal, 1 notice, 2 notice about a notice
+            size INTEGER NOT NULL,      -- octets of the body
+            arrived REAL NOT NULL,      -- seconds since the epoch
+            warned INTEGER NOT NULL,    -- the sender was told of the delay
+            file TEXT,                  -- name in bodies/, or NULL and
+            body BLOB,                  -- the body itself
+            CHECK (id >= 0)
+        )""",
+        """CREATE TABLE recipient (
+            message INTEGER NOT NULL,
+            number INTEGER NOT NULL,
+            local TEXT NOT NULL,        -- forward-path, as in message
+            domain TEXT NOT NULL,
+            route TEXT NOT NULL,
+            next_host TEXT NOT NULL,    -- lower case: first of the route, else the domain
+            mode TEXT NOT NULL,
+            state TEXT NOT NULL,        -- queued leased held bad
+            attempts INTEGER NOT NULL,
+            due REAL NOT NULL,          -- seconds since the epoch
+            reply TEXT NOT NULL,        -- the last one, printable
+            original TEXT,              -- path before aliases: local, domain, route, each with a comma
+            sender TEXT,                -- reverse-path of its own, likewise
+            owner TEXT,                 -- who leased it
+            recovered INTEGER NOT NULL, -- an earlier owner died; it may have been delivered
+            PRIMARY KEY (message, number),
+            CHECK (typeof(message) = 'integer' AND message >= 0 AND typeof(number) = 'integer')
+        ) WITHOUT ROWID""",
+        # Partial: mail that is leased at once on its way in and delivered never touches them.
+        "CREATE INDEX recipient_due ON recipient (due, message) WHERE state = 'queued'",
+        "CREATE INDEX recipient_held ON recipient (next_host, message) WHERE state = 'held'",
+    ),
+)
+
+
+def connect(path: str, writes: bool = True) -> sqlite3.Connection:
+    """A connection for one thread, in autocommit mode: transactions are begun by hand."""
+    connection = sqlite3.connect(
+        path,
+        timeout=BUSY_SECONDS,
+        isolation_level=None,
+        check_same_thread=False,  # opened by one thread, then used by another, never by two
+        cached_statements=256,
+    )
+    # Text that is not UTF-8 is found when a row is read, it must not stop a whole SELECT.
+    connection.text_factory = _text
+    connection.execute("PRAGMA synchronous = FULL")  # with NORMAL a power cut loses acknowledged mail
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+    connection.execute("PRAGMA cache_size = -8000")
+    if not writes:
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "surrogateescape")
+
+
+def prepare(path: str) -> None:
+    """Creates the file (0600) or brings its tables up to date. SpoolError if it is a newer version's.
+
+    The caller holds a lock: changing the journal mode does not wait for other processes.
+    """
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # -wal and -shm take its mode
+    connection = None
+    try:
+        connection = connect(path)
+        if connection.execute("PRAGMA journal_mode = WAL").fetchone()[0] != "wal":
+            raise SpoolError(errno.ENOTSUP, "the spool's file system cannot hold a write-ahead log", path)
+        connection.execute("BEGIN IMMEDIATE")
+        _migrate(connection, path)
+        connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise spool_error(error, "cannot open the spool") from error
+    finally:
+        if connection is not None:
+            connection.close()
+
+
+def _migrate(connection: sqlite3.Connection, path: str) -> None:
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    row = connection.execute("SELECT max(version) FROM schema_version").fetchone()
+    version = int(row[0] or 0)
+    if version > len(MIGRATIONS):
+        known = len(MIGRATIONS)
+        message = f"the spool has version {version}, this program knows up to {known}: use a newer mailnode"
+        raise SpoolError(errno.ENOTSUP, message, path)
+    if version == len(MIGRATIONS):
+        return
+    for step in MIGRATIONS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute("DELETE FROM schema_version")
+    connection.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))

@@ -1,0 +1,55 @@
+"""twistd: three services from one configuration. Decides nothing."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from mailnode import config
+from mailnode.node import Node, StartError, fail_to_start
+
+
+class Options(usage.Options):
+    """Options of `twistd mailnode`."""
+
+    optParameters = [  # noqa: RUF012 - Twisted reads it from the class
+        [
+            "config",
+            "c",
+            None,
+            "Configuration file (default: the first of $MAILNODE_CONFIG, ./mailnode.toml, "
+            "~/.config/mailnode/mailnode.toml, /etc/mailnode/mailnode.toml; else a node on 127.0.0.1:2525)",
+        ],
+    ]
+
+
+class TwistdNode(Node):
+    """A node that ends the process with one line when it cannot start."""
+
+    def privilegedStartService(self) -> None:
+        try:
+            super().privilegedStartService()
+        except StartError as error:
+            fail_to_start(error)
+
+    def startService(self) -> None:
+        try:
+            super().startService()
+        except StartError as error:
+            fail_to_start(error)
+
+
+def makeService(options: usage.Options, receive: bool = True, send: bool = True) -> IService:
+    """The node that the configuration describes; prints every error in it and exits with 1."""
+    from twisted.internet import reactor
+
+    load = partial(config.load, options["config"])
+    try:
+        configuration = load()
+    except config.ConfigurationErrors as errors:
+        print("\n".join(errors.lines), file=sys.stderr)
+        raise SystemExit(1) from None
+    return TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)

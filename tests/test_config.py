@@ -1,0 +1,338 @@
+"""The configuration: its defaults, what each key means, and every error at once with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path as FilePath
+
+import pytest
+
+from mailnode.config import Configuration, ConfigurationErrors, find, load, parse
+from mailnode.configuration.checks import NOT_YET
+from mailnode.configuration.values import NamedUser, Target
+from mailnode.mail import Path
+
+HEAD = 'hostname = "MIT.example"\n'
+
+
+def read(text: str, folder: str = "/etc/mailnode") -> Configuration:
+    return parse(HEAD + text, folder, lambda: "host.example")
+
+
+def errors(text: str, folder: str = "/etc/mailnode") -> list[str]:
+    with pytest.raises(ConfigurationErrors) as caught:
+        parse(text, folder, lambda: "host.example")
+    return list(caught.value.lines)
+
+
+# -------------------------------------------------------------------- where it is
+
+
+def test_without_any_file_the_embedded_default_runs(tmp_path: FilePath) -> None:
+    configuration = load(None, {"HOME": str(tmp_path)}, str(tmp_path), lambda: "Host_1.example")
+    assert configuration.host == "Host-1.example"
+    assert configuration.domains == ["host-1.example"]
+    assert [(one.endpoint, one.role, one.tls) for one in configuration.listen] == [
+        ("tcp:2525:interface=127.0.0.1", "smtp", "none")
+    ]
+    assert configuration.users.system is True
+    assert configuration.data == f"{tmp_path}/mailnode-data"
+    assert configuration.routes == {"*": "mx"}
+
+
+@pytest.mark.parametrize("name", ["", "---", "..", "a" * 64 + "." + "b" * 300, "\x1b[2J", "é"])
+def test_a_strange_host_name_still_gives_a_domain(tmp_path: FilePath, name: str) -> None:
+    host = load(None, {}, str(tmp_path), lambda: name).host
+    assert host
+    assert host.isascii()
+    assert set(host) <= set("abcdefghijklmnopqrstuvwxyz0123456789-.J")
+
+
+def test_the_first_file_of_the_search_order_is_taken(tmp_path: FilePath) -> None:
+    cwd, home = tmp_path / "cwd", tmp_path / "home"
+    (home / ".config/mailnode").mkdir(parents=True)
+    cwd.mkdir()
+    environment = {"HOME": str(home), "MAILNODE_CONFIG": "named.toml"}
+    (home / ".config/mailnode/mailnode.toml").touch()
+    assert find(None, {"HOME": str(home)}, str(cwd)) == f"{home}/.config/mailnode/mailnode.toml"
+    (cwd / "mailnode.toml").touch()
+    assert find(None, {"HOME": str(home)}, str(cwd)) == f"{cwd}/mailnode.toml"
+    assert find(None, environment, str(cwd)) == f"{cwd}/named.toml"
+    assert find("/given.toml", environment, str(cwd)) == "/given.toml"
+
+
+def test_a_named_file_that_is_missing_is_an_error_and_not_the_default(tmp_path: FilePath) -> None:
+    with pytest.raises(ConfigurationErrors) as caught:
+        load("none.toml", {}, str(tmp_path))
+    assert caught.value.lines == (f"{tmp_path}/none.toml: No such file or directory",)
+
+
+def test_a_syntax_error_is_one_line_with_file_line_and_column(tmp_path: FilePath) -> None:
+    file = tmp_path / "bad.toml"
+    file.write_text('hostname = "x"\ndrain = = 5\n')
+    with pytest.raises(ConfigurationErrors) as caught:
+        load(str(file), {}, "/")
+    assert caught.value.lines == (f"{file}:2:9: Invalid value",)
+    assert errors('a = "x') == ["configuration:1:7: Unterminated string"]
+    file.write_bytes(b'hostname = "x"\n# \xff\n')
+    with pytest.raises(ConfigurationErrors) as caught:
+        load(str(file), {}, "/")
+    assert caught.value.lines == (f"{file}:2:3: not UTF-8",)
+
+
+def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: FilePath) -> None:
+    file = tmp_path / "mailnode.toml"
+    file.write_text('data = "d"\n[users]\npasswords = "../p"\n[mailboxes]\nmaildir = "m/{user}"\n')
+    configuration = load("mailnode.toml", {}, str(tmp_path), lambda: "x")
+    assert configuration.data == f"{tmp_path}/d"
+    assert configuration.users.passwords == f"{tmp_path.parent}/p"
+    assert configuration.mailboxes.maildir == f"{tmp_path}/m/{{user}}"
+    assert configuration.terminals.devices == "/dev"
+
+
+# ------------------------------------------------------------------- what it means
+
+
+def test_every_key_of_this_version_is_read() -> None:
+    configuration = read(
+        """
+domains = ["MIT.example", "csail.example"]
+postmaster = "root@mit.example"
+drain = "1m30s"
+[[listen]]
+endpoint = "tcp:2525:interface=127.0.0.1"
+[[listen]]
+endpoint = "unix:/run/mailnode"
+tls = "none"
+[users]
+names = ["jones", "Mark Crispin <Admin.MRC>"]
+passwords = "passwords"
+[aliases]
+staff = ["jones", "Green <green@usc.example>"]
+root = "jones"
+[forward]
+smith = "smith@usc.example"
+[routes]
+"usc.example" = "tcp:127.0.0.1:2600"
+"*.arpa" = "hold"
+[relay]
+networks = ["10.0.0.0/8", "192.0.2.1"]
+[retry]
+first = 5
+[limits]
+message_size = "64K"
+command_timeout = 2.5
+[[peer]]
+name = "leaf"
+domains = ["Leaf.Example"]
+allow = ["auth", "address"]
+addresses = ["192.0.2.7"]
+[[dial]]
+name = "hub"
+endpoint = "tcp:hub.example:25"
+user = "leaf"
+"""
+    )
+    assert configuration.host == "MIT.example"
+    assert configuration.domains == ["mit.example", "csail.example"]
+    assert configuration.postmaster == Target("", Path("root", "mit.example"))
+    assert float(configuration.drain) == 90
+    assert [one.tls for one in configuration.listen] == ["none", "none"]
+    assert configuration.users.names == [NamedUser("jones"), NamedUser("Admin.MRC", "Mark Crispin")]
+    assert configuration.users.system is False
+    assert configuration.aliases["root"] == (Target("", Path("jones")),)
+    assert configuration.aliases["staff"][1] == Target("Green", Path("green", "usc.example"))
+    assert configuration.forward["smith"].path == Path("smith", "usc.example")
+    assert configuration.routes == {"usc.example": "tcp:127.0.0.1:2600", "*.arpa": "hold"}
+    assert configuration.relay.networks == ["10.0.0.0/8", "192.0.2.1/32"]
+    assert [float(configuration.retry.first), float(configuration.retry.expire)] == [5, 432000]
+    assert configuration.limits.message_size == 65536
+    assert float(configuration.limits.command_timeout) == 2.5
+    assert configuration.peer[0].domains == ["leaf.example"]
+    assert float(configuration.peer[0].keep) == 30 * 86400
+    assert configuration.dial[0].outbound is True
+
+
+def test_the_limits_have_the_documented_defaults() -> None:
+    limits = read("").limits
+    assert (limits.message_size, limits.recipients, limits.connections_per_host) == (50 << 20, 1000, 50)
+    assert (limits.connections, float(limits.command_timeout), limits.errors, limits.hops) == (
+        1000,
+        300,
+        20,
+        50,
+    )
+
+
+def test_an_aliases_file_is_read_and_the_configuration_wins(tmp_path: FilePath) -> None:
+    (tmp_path / "aliases").write_text(
+        '# comment\nRoot: jones,\n  "Fred, F." <fred@usc.example>\n\nnews:\tjones\n"a b": jones\n'
+    )
+    configuration = read('[aliases]\nfile = "aliases"\nnews = "brown"\n', str(tmp_path))
+    assert configuration.aliases["root"] == (
+        Target("", Path("jones")),
+        Target("Fred, F.", Path("fred", "usc.example")),
+    )
+    assert configuration.aliases["news"] == (Target("", Path("brown")),)
+    assert configuration.aliases["a b"] == (Target("", Path("jones")),)
+    assert "file" not in configuration.aliases
+
+
+def test_what_an_aliases_file_cannot_do_here_is_an_error_with_its_line(tmp_path: FilePath) -> None:
+    (tmp_path / "aliases").write_text('a: "|/bin/sh"\nb: /var/mail/b\nc: :include:/x\nd\ne:\nf: g\nf: h\n')
+    assert errors('[aliases]\nfile = "aliases"\n', str(tmp_path)) == [
+        "aliases.file: aliases:1: '\"|/bin/sh\"' is a program or a file, not an address",
+        "aliases.file: aliases:2: '/var/mail/b' is a program or a file, not an address",
+        "aliases.file: aliases:3: ':include:/x' is a program or a file, not an address",
+        "aliases.file: aliases:4: expected `name: address, ...`",
+        "aliases.file: aliases:5: 'e' has no address",
+        "aliases.file: aliases:7: 'f' is there twice",
+    ]
+
+
+# -------------------------------------------------------------------- what is wrong
+
+
+def test_all_errors_come_at_once_each_with_its_key() -> None:
+    assert errors(
+        """
+hostnme = "x"
+drain = "soon"
+[[listen]]
+endpoint = "tcpp:25"
+[limits]
+recipients = "many"
+[routes]
+"usc.example" = "tcp:x"
+[[peer]]
+name = "leaf"
+domains = ["leaf.example"]
+allow = ["address"]
+"""
+    ) == [
+        "hostnme: unknown key, did you mean hostname?",
+        "drain: 'soon' is not a duration, such as 30s, 5m, 4h or 5d",
+        "listen[0].endpoint: unknown endpoint type 'tcpp'",
+        "limits.recipients: expected int, got str",
+        "routes.\"usc.example\": 'tcp:x' is not an endpoint: its arguments are wrong or missing",
+        "peer[0].allow: address needs addresses",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        ("zzz = 1", "zzz", "unknown key"),
+        ("[users]\nsytem = true", "users.sytem", "did you mean system?"),
+        ('"\\u001b[2J" = 1', '"\\u001b[2J"', "unknown key"),
+        ("users = 1", "users", "expected a table"),
+        ("listen = 1", "listen", "expected array"),
+        ("[[dial]]\nname = 'x'", "dial[0].endpoint", "missing"),
+        ("hostname = 'a b'", "hostname", "not a domain"),
+        ("domains = ['ok.example', 'a..b']", "domains[1]", "not a domain"),
+        ("data = ''", "data", "printable"),
+        ('data = "a\\nb"', "data", "got 'a\\nb'"),
+        ("drain = true", "drain", "duration"),
+        ("drain = -1", "drain", "between 0"),
+        ("drain = nan", "drain", "between 0"),
+        ("drain = inf", "drain", "between 0"),
+        ("drain = '1y'", "drain", "duration"),
+        ("[limits]\nmessage_size = '5X'", "limits.message_size", "not a size"),
+        ("[limits]\nmessage_size = 0", "limits.message_size", "between 1"),
+        ("[limits]\nerrors = 0", "limits.errors", ">= 1"),
+        ("[relay]\nnetworks = ['10.0.0.1/8']", "relay.networks[0]", "did you mean 10.0.0.0/8?"),
+        ("[relay]\nnetworks = ['x']", "relay.networks[0]", "not an address"),
+        ("[[listen]]\nendpoint = 'tcp:x'", "listen[0].endpoint", "arguments"),
+        ("[[listen]]\nendpoint = 'tcp:25:foo=1'", "listen[0].endpoint", "arguments"),
+        ("[[listen]]\nendpoint = 'ssl:465:privateKey=/none.pem'", "listen[0].endpoint", "No such file"),
+        ("[[listen]]\nendpoint = 'tcp:1'\nrole = 'smpt'", "listen[0].role", "none of smtp, submission"),
+        (
+            "[[listen]]\nendpoint='tcp:1'\n[[listen]]\nendpoint='tcp:1'",
+            "listen[1].endpoint",
+            "same as listen[0]",
+        ),
+        ("[users]\nnames = ['../x']", "users.names[0]", "not a user name"),
+        ("[users]\nnames = ['.x']", "users.names[0]", "not a user name"),
+        ("[users]\nnames = ['F <a/b>']", "users.names[0]", "not a user name"),
+        ("[users]\nnames = ['a', 'a']", "users.names[1]", "twice"),
+        ("[mailboxes]\nmaildir = '/mail'", "mailboxes.maildir", "share one mailbox"),
+        ("[mailboxes]\nmaildir = '/m/{usr}'", "mailboxes.maildir", "'{usr}' is none of"),
+        ("[mailboxes]\nmaildir = '/m/{user}{'", "mailboxes.maildir", "brace"),
+        ("[mailboxes]\nmaildir = 'x/{home}'", "mailboxes.maildir", "first"),
+        ("[aliases]\n'x y' = 'jones@'", 'aliases."x y"', "neither an address"),
+        ("[aliases]\nx = ['a', 'b c']", "aliases.x[1]", "neither an address"),
+        ("[aliases]\nx = []", "aliases.x", "no address"),
+        ("[aliases]\nx = 'y'\ny = ['z', 'x']", "aliases.x", "leads to itself: x -> y -> x"),
+        ("[aliases]\nx = 'x'\n[users]\nnames = ['a']", "aliases.x", "leads to itself"),
+        ("[aliases]\nfile = '/none/aliases'", "aliases.file", "No such file"),
+        ("[forward]\nx = 'a@b'\n[moved]\nX = 'a@b'", "moved.X", "taken by forward.x"),
+        ("[moved]\nPostmaster = 'a@b'", "moved.Postmaster", "RFC 5321"),
+        ("[lists]\n'a@b' = 'c@d'", 'lists."a@b"', "not a local name"),
+        ("postmaster = 'nobody'\n[users]\nnames = ['a']", "postmaster", "neither a user"),
+        ("postmaster = 'a b'", "postmaster", "neither an address"),
+        ("[routes]\n'a_b' = 'mx'", "routes.a_b", "neither a domain"),
+        ("[routes]\n'x.example' = 'mxx'", 'routes."x.example"', "unknown endpoint type"),
+        ("[routes]\n'host.example' = 'mx'", 'routes."host.example"', "local domain"),
+        ("[retry]\nfirst = 0", "retry.first", "at least 1s"),
+        ("[retry]\nexpire = '1m'", "retry.expire", "less than retry.first"),
+        ("[[peer]]\nname = 'a'\ndomains = ['x.example']", "peer[0].allow", "users.passwords"),
+        ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\nuser='x'", "dial[0].user", "users.passwords"),
+        ("[[listen]]\nendpoint='tcp:1'\ntls='starttls'", "listen[0].tls", "not available in this version"),
+    ],
+)
+def test_an_error_names_its_key_and_says_what_is_wrong(text: str, key: str, words: str) -> None:
+    lines = errors(text)
+    assert len(lines) == 1
+    assert lines[0].startswith(f"{key}: ")
+    assert words in lines[0]
+    assert lines[0].isprintable()
+
+
+def test_peers_are_told_apart() -> None:
+    peer = "[[peer]]\nname = 'leaf'\ndomains = ['leaf.example', 'host.example']\n"
+    assert errors("[users]\npasswords = 'p'\n" + peer + peer) == [
+        "peer[0].domains[1]: host.example is a local domain",
+        "peer[1].name: leaf is peer[0] already",
+        "peer[1].domains[0]: leaf.example is peer[0].domains[0] already",
+        "peer[1].domains[1]: host.example is a local domain",
+    ]
+
+
+def test_an_error_does_not_cause_another_that_is_none() -> None:
+    users = "[users]\nnames = ['jones', '/']\npasswords = 5\n"
+    lines = errors(f"postmaster = 'jones'\n{users}[[peer]]\nname='x'\n")
+    keys = [line.partition(":")[0] for line in lines]
+    assert keys == ["users.names[1]", "users.passwords", "peer[0].domains"]
+
+
+def test_an_alias_may_leave_a_copy_with_the_user_of_its_own_name() -> None:
+    configuration = read("[users]\nnames = ['jones']\n[aliases]\njones = ['jones', 'jones@usc.example']")
+    assert len(configuration.aliases["jones"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[[listen]]\nendpoint='tcp:1'\nrole='odmr'", "listen[0].role"),
+        ("[[listen]]\nendpoint='tcp:1'\ntls='implicit'", "listen[0].tls"),
+        ("[tls]\ncertificate='/dev/null'\nkey='/dev/null'", "tls"),
+        ("[mailboxes]\nlmtp='unix:/x'", "mailboxes.lmtp"),
+        ("[terminals]\nattached=true", "terminals.attached"),
+        ("[terminals]\nrate=5", "terminals.rate"),
+        ("[terminals]\nrate_all=5", "terminals.rate_all"),
+        ("[[peer]]\nname='a'\ndomains=['b.c']\nallow=['certificate']", "peer[0].allow[0]"),
+        (f"[[peer]]\nname='a'\ndomains=['b.c']\nfingerprint='sha256:{'a' * 64}'", "peer[0].fingerprint"),
+        ("[[peer]]\nname='a'\ndomains=['b.c']\ncram_md5=true", "peer[0].cram_md5"),
+        ("[[dial]]\nname='a'\nendpoint='tcp:b:1'\ncommand='ATRN'", "dial[0].command"),
+    ],
+)
+def test_what_is_not_in_this_version_is_said_and_not_ignored(text: str, key: str) -> None:
+    place = next(line for line in errors(text) if line.startswith(f"{key}: "))
+    assert place.endswith("not available in this version")
+
+
+def test_every_key_that_is_not_yet_there_is_tested() -> None:
+    assert len(NOT_YET) == 12
+
+
+def test_a_flood_of_errors_is_cut() -> None:
+    assert len(errors("[routes]\n" + "".join(f"a{n} = 'x'\n" for n in range(5000)))) == 200
