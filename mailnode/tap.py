@@ -9,7 +9,7 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from mailnode import config
-from mailnode.node import Node, StartError, fail_to_start
+from mailnode.service import Node, StartError
 
 
 class Options(usage.Options):
@@ -33,13 +33,18 @@ class TwistdNode(Node):
         try:
             super().privilegedStartService()
         except StartError as error:
-            fail_to_start(error)
+            _fail(error)
 
     def startService(self) -> None:
         try:
             super().startService()
         except StartError as error:
-            fail_to_start(error)
+            _fail(error)
+
+
+def _fail(error: StartError) -> None:
+    print(error, file=sys.stderr)
+    raise SystemExit(1)
 
 
 def makeService(options: usage.Options, receive: bool = True, send: bool = True) -> IService:

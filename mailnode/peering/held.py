@@ -192,7 +192,7 @@ class Peering:
 
     def expire(self) -> Deferred[int]:
         """Returns what peers did not fetch within their `keep`; fires with how many messages that were."""
-        return self._expire_from(0, 0).addErrback(self._not_expired)
+        return self._expire_from(0, 0).addCallbacks(self._expired, self._not_expired)
 
     def _expire_from(self, index: int, count: int) -> Deferred[int]:
         if index == len(self._peers):
@@ -214,6 +214,11 @@ class Peering:
             return count + len(old)
 
         return self._spool.claim_held(peer.domains, AT_ONCE).addCallback(claimed)
+
+    def _expired(self, count: int) -> int:
+        if count:
+            self._log.info("{count} messages were not fetched in time and returned", count=count)
+        return count
 
     def _not_expired(self, failure: Failure) -> int:
         self._log.failure("held mail could not be looked through", failure)

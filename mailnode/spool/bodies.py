@@ -52,8 +52,8 @@ class BodyFile:
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         except OSError as error:
-            self.remove()
             self._error = error
+            self.remove()
 
     def finish(self, path: str) -> None:
         """Syncs and gives the file its final name. OSError if that, or a write before it, failed."""

@@ -7,7 +7,9 @@ also when the clock is set back.
 
 from __future__ import annotations
 
+import random
 import re
+import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -20,8 +22,13 @@ _TO_PYTHON: Final = str.maketrans(_DIGITS, "0123456789abcdefghijklmnopqrstuv")  
 _ID = re.compile(f"[0-7][{_DIGITS}]{{{LENGTH - 1}}}")  # the first digit holds the upper 3 of 63 bits
 
 
+def randbits() -> Callable[[int], int]:
+    """Fresh randomness, seeded by the system once: ids have to differ, nobody must be kept from guessing."""
+    return random.Random(secrets.randbits(128)).getrandbits
+
+
 class Ids:
-    """Makes ids from a clock (seconds since the epoch) and randomness (`secrets.randbits`)."""
+    """Makes ids from a clock (seconds since the epoch) and randomness (n -> an integer of n random bits)."""
 
     def __init__(self, clock: Callable[[], float], randbits: Callable[[int], int]) -> None:
         self._clock = clock

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
@@ -114,13 +113,14 @@ class MemorySpool:
         self,
         clock: Callable[[], float],
         *,
-        randbits: Callable[[int], int] = secrets.randbits,
+        randbits: Callable[[int], int] | None = None,
         longest: float = LONGEST,
         limit: int = LIMIT,
     ) -> None:
         self._clock = clock
         self._longest = longest
         self._limit = limit
+        randbits = randbits or ids.randbits()
         self._ids = ids.Ids(clock, randbits)
         self._messages: dict[str, _Message] = {}
         self._size = 0  # octets of all bodies

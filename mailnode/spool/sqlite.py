@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar, cast
 
@@ -49,7 +48,7 @@ class SqliteSpool:
         call_from_thread: Callable[..., object] | None,
         clock: Callable[[], float],
         *,
-        randbits: Callable[[int], int] = secrets.randbits,
+        randbits: Callable[[int], int] | None = None,
         longest: float = LONGEST,
         min_free: int = MIN_FREE,
     ) -> None:
@@ -60,6 +59,7 @@ class SqliteSpool:
         self._min_free = min_free
         self._free = (float("-inf"), 0)  # when looked at, octets
         self._looked_for_dead = clock()
+        randbits = randbits or ids.randbits()
         self._ids = ids.Ids(clock, randbits)
         self._owners = Owners(os.path.join(data, "owners"), f"{randbits(64):016x}")
         self._dispatch = SoleLock(os.path.join(data, "dispatch.lock"))

@@ -1,0 +1,216 @@
+"""A node as a Twisted service: binds, starts, answers the control socket, rereads, drains."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Final, cast
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList, succeed
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.interfaces import IListeningPort
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from mailnode.clock import use_monotonic
+from mailnode.config import Configuration, ConfigurationErrors
+from mailnode.control import SOCKET, Action, Answer, ControlFactory, Say
+from mailnode.node import House
+
+RECEIVER_SOCKET: Final = "receiver.sock"
+EXPIRE_EVERY: Final = 3600.0  # seconds between looks for held mail that nobody fetched
+# With the default of 5 ms a busy reactor starves the threads that write to the disk: they need the
+# interpreter lock after each system call, and delivery falls to a few messages a second.
+SWITCH_INTERVAL: Final = 0.0001  # seconds
+
+
+class StartError(Exception):
+    """The node cannot start; its text is for the operator, a line for each reason."""
+
+
+class Node(Service):
+    """A mail node. `receive` and `send` choose the roles: all, only what accepts mail, or only what
+    works the spool off. `reload` gives the configuration afresh for SIGHUP.
+
+    StartError when a listener or the data folder cannot be had.
+    """
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        *,
+        receive: bool = True,
+        send: bool = True,
+        reload: Callable[[], Configuration] | None = None,
+    ) -> None:
+        use_monotonic(reactor)
+        self.house = House(configuration, reactor, receive=receive, send=send)
+        self._reactor = reactor
+        self._receive = receive
+        self._send = send
+        self._reload = reload
+        self._ports: list[IListeningPort] = []
+        self._control: IListeningPort | None = None
+        self._housekeeping = LoopingCall(self._keep_house)
+        self._housekeeping.clock = reactor
+        self._log = Logger("mailnode.node")
+
+    @property
+    def _configuration(self) -> Configuration:
+        return self.house.configuration
+
+    # ------------------------------------------------------------- starting
+
+    def privilegedStartService(self) -> None:
+        """Binds the listeners, while we may still be root."""
+        super().privilegedStartService()  # type: ignore[no-untyped-call]
+        if not self._receive:
+            return
+        failures: list[str] = []
+        for index, listen in enumerate(self._configuration.listen):
+            endpoint = serverFromString(self._reactor, str(listen.endpoint))
+            listening = endpoint.listen(self.house.receiver(listen))
+            listening.addCallbacks(
+                self._ports.append, lambda failure, i=index: failures.append(_cannot_listen(i, failure))
+            )
+        if failures:
+            raise StartError("\n".join(failures))
+
+    def startService(self) -> None:
+        try:
+            self.house.spool.open()
+        except OSError as error:
+            raise StartError(f"data: {self._configuration.data}: {error}") from None
+        if self._send and not self.house.spool.lock_dispatch():
+            raise StartError(f"data: {self._configuration.data}: another node works this spool off")
+        super().startService()  # type: ignore[no-untyped-call]
+        sys.setswitchinterval(SWITCH_INTERVAL)
+        self._listen_for_control()
+        if self._send:
+            self.house.start().addErrback(self._cannot_go_on)
+            self._housekeeping.start(EXPIRE_EVERY, now=False)
+        if self._reload is not None:
+            signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reread))
+        for port, listen in zip(self._ports, self._configuration.listen, strict=False):
+            self._log.info("listening on {where} ({role})", where=_shown(port), role=listen.role)
+        self._log.info("mailnode ready")
+
+    def _cannot_go_on(self, failure: Failure) -> None:
+        self._log.failure("the spool cannot be worked off", failure)
+
+    def _listen_for_control(self) -> None:
+        path = os.path.join(self._configuration.data, SOCKET if self._send else RECEIVER_SOCKET)
+        actions: dict[str, Action] = {"status": self._status, "wake": self._wake, "dial": self._dial}
+        if os.path.lexists(path):
+            os.unlink(path)  # of a process that was killed: we hold the lock of this spool
+        before = os.umask(0o177)
+        try:
+            self._control = self._reactor.listenUNIX(path, ControlFactory(actions), mode=0o600)
+        finally:
+            os.umask(before)
+
+    # ------------------------------------------------------------- while it runs
+
+    def reread(self) -> None:
+        """SIGHUP: the new configuration is for what comes from now on; a wrong one changes nothing."""
+        assert self._reload is not None
+        try:
+            configuration = self._reload()
+        except ConfigurationErrors as errors:
+            for line in errors.lines:
+                self._log.error("configuration not reread: {line}", line=line)
+            return
+        for key in ("hostname", "data", "listen"):
+            if getattr(configuration, key) != getattr(self._configuration, key):
+                self._log.error("configuration not reread: {key} has changed, that needs a restart", key=key)
+                return
+        self.house.furnish(configuration)
+        self._log.info("configuration reread")
+
+    def _keep_house(self) -> None:
+        self.house.peering.expire()
+
+    # ------------------------------------------------------------- the control socket
+
+    def _status(self, _request: Mapping[str, Any], _say: Say) -> Answer:
+        return {
+            "hostname": self._configuration.host,
+            "pid": os.getpid(),
+            "listening": [
+                {"role": listen.role, "endpoint": listen.endpoint, "where": _shown(port)}
+                for port, listen in zip(self._ports, self._configuration.listen, strict=False)
+            ],
+        }
+
+    def _wake(self, _request: Mapping[str, Any], _say: Say) -> Answer:
+        self.house.wake()
+        return {}
+
+    def _dial(self, request: Mapping[str, Any], say: Say) -> Deferred[Answer]:
+        name = str(request.get("name", ""))
+
+        def trace(speaker: str, octets: bytes) -> None:
+            for line in octets.decode("latin-1").splitlines() or [""]:
+                say(speaker, line)
+
+        return self.house.dial(name, trace if request.get("trace") else None)
+
+    # ------------------------------------------------------------- stopping
+
+    def stopService(self) -> Deferred[None]:
+        """Drains: no new mail; what is in hand is finished or left in the spool."""
+        super().stopService()  # type: ignore[no-untyped-call]
+        self._log.info("going down")
+        if self._housekeeping.running:
+            self._housekeeping.stop()
+        doors = [port.stopListening() for port in self._ports]
+        if self._control is not None:
+            doors.append(self._control.stopListening())
+        waiting: list[Deferred[Any]] = [cast("Deferred[Any]", d) for d in doors if isinstance(d, Deferred)]
+        waiting += self.house.drain()
+        drained: Deferred[Any] = DeferredList(waiting, consumeErrors=True)
+        done = _within(self._reactor, drained, self._configuration.drain, self.house.abort)
+        return done.addCallback(lambda _: self.house.close()).addCallback(self._closed)
+
+    def _closed(self, _: object) -> None:
+        self._log.info("mailnode stopped")
+
+
+def _within(reactor: Any, done: Deferred[Any], seconds: float, cut: Callable[[], None]) -> Deferred[None]:
+    """Fires with `done`, or after `seconds` when `cut` has been called."""
+    if done.called:
+        return succeed(None)
+    over: Deferred[None] = Deferred()
+
+    def too_late() -> None:
+        cut()
+        over.callback(None)
+
+    timer = reactor.callLater(seconds, too_late)
+
+    def in_time(_: object) -> None:
+        if timer.active():
+            timer.cancel()
+            over.callback(None)
+
+    done.addBoth(in_time)
+    return over
+
+
+def _cannot_listen(index: int, failure: Failure) -> str:
+    why = failure.getErrorMessage().rstrip(".")
+    return f"listen[{index}].endpoint: cannot listen: {why}"
+
+
+def _shown(port: IListeningPort) -> str:
+    where = port.getHost()
+    host, number = getattr(where, "host", None), getattr(where, "port", None)
+    if host is None:
+        name = getattr(where, "name", b"")
+        return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+    return f"[{host}]:{number}" if ":" in host else f"{host}:{number}"
