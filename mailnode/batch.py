@@ -6,9 +6,12 @@ limit), gives them to one call of a work function, and wakes the reactor once fo
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
+from enum import Enum
 from queue import Empty, SimpleQueue
 from threading import Thread
+from time import sleep
 from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -22,13 +25,21 @@ R = TypeVar("R")  # its result
 class Batch(Protocol[I_contra, R]):
     """What `BatchThread` and `BatchNow` have in common."""
 
-    def submit(self, item: I_contra, /) -> Deferred[R]: ...
+    def submit(self, item: I_contra, /, hurry: bool = True) -> Deferred[R]: ...
 
     def stop(self) -> Deferred[None]: ...
 
 
 class StoppedError(RuntimeError):
     """An item was submitted after `stop`."""
+
+
+class _Token(Enum):
+    """What wakes the thread. At most one of each kind is on its way."""
+
+    HURRY = 1
+    LAZY = 2
+    STOP = 3
 
 
 class BatchThread(Generic[I, R]):
@@ -38,6 +49,10 @@ class BatchThread(Generic[I, R]):
     an exception among the results errbacks that item, an exception raised errbacks all of them.
     `call_from_thread` is `reactor.callFromThread`. The thread starts with the first item, so that a
     process may still fork before, and keeps the process alive until `stop` has finished.
+
+    While items come faster than they are done, the thread waits `gather` seconds before each batch, so
+    that it becomes larger; a lone item never waits. An item that is not submitted in a `hurry` goes with
+    the next that is, or waits up to `patience` seconds.
     """
 
     def __init__(
@@ -46,16 +61,22 @@ class BatchThread(Generic[I, R]):
         work: Callable[[list[I]], Sequence[R | Failure | BaseException]],
         call_from_thread: Callable[..., object],
         limit: int = 256,
+        gather: float = 0.0,
+        patience: float = 0.02,
     ) -> None:
         self._name = name
         self._work = work
         self._call_from_thread = call_from_thread
         self._limit = limit
-        self._queue: SimpleQueue[tuple[I, Deferred[R]] | None] = SimpleQueue()
+        self._gather = gather
+        self._patience = patience
+        self._items: deque[tuple[I, Deferred[R]]] = deque()
+        self._wake: SimpleQueue[_Token] = SimpleQueue()
+        self._woken: _Token | None = None  # the strongest token that the thread has yet to see
         self._thread: Thread | None = None
         self._end: Deferred[None] | None = None
 
-    def submit(self, item: I) -> Deferred[R]:
+    def submit(self, item: I, /, hurry: bool = True) -> Deferred[R]:
         """Queues `item`; fires with its result. Errbacks with `StoppedError` after `stop`."""
         if self._end is not None:
             return fail(StoppedError(f"{self._name} has stopped"))
@@ -63,7 +84,15 @@ class BatchThread(Generic[I, R]):
             self._thread = Thread(target=self._run, name=self._name, daemon=False)
             self._thread.start()
         result: Deferred[R] = Deferred()
-        self._queue.put((item, result))
+        self._items.append((item, result))
+        # The item is there before the token is looked at, and `_take` forgets the token before it looks
+        # at the items: so none is left lying.
+        if hurry and self._woken is not _Token.HURRY:
+            self._woken = _Token.HURRY
+            self._wake.put(_Token.HURRY)
+        elif not hurry and self._woken is None:
+            self._woken = _Token.LAZY
+            self._wake.put(_Token.LAZY)
         return result
 
     def stop(self) -> Deferred[None]:
@@ -73,28 +102,38 @@ class BatchThread(Generic[I, R]):
             if self._thread is None:
                 self._end.callback(None)
             else:
-                self._queue.put(None)
+                self._wake.put(_Token.STOP)
         waiting: Deferred[None] = Deferred()
         self._end.addCallback(waiting.callback)
         return waiting
 
     def _run(self) -> None:
-        queue = self._queue
-        last = False
-        while not last:
-            batch = [queue.get()]
-            try:
-                while len(batch) < self._limit:
-                    batch.append(queue.get_nowait())
-            except Empty:
-                pass  # that was everything that is waiting
-            if last := batch[-1] is None:  # nothing is queued behind it, see `submit`
-                batch.pop()
-            pairs = [pair for pair in batch if pair is not None]
-            if pairs:
-                results = _results(self._work, [item for item, _ in pairs])
-                self._call_from_thread(_fire, [waiting for _, waiting in pairs], results)
+        crowded = False
+        token = None
+        while token is not _Token.STOP:
+            token = self._wait()
+            if crowded and token is not _Token.STOP:
+                sleep(self._gather)
+            while batch := self._take():
+                crowded = len(batch) > 1 and self._gather > 0
+                results = _results(self._work, [item for item, _ in batch])
+                self._call_from_thread(_fire, [waiting for _, waiting in batch], results)
         self._call_from_thread(self._ended)
+
+    def _wait(self) -> _Token:
+        """The token that ends the wait; nobody is in a hurry for what a lazy one announces."""
+        token = self._wake.get()
+        if token is _Token.LAZY:
+            try:
+                token = self._wake.get(timeout=self._patience)
+            except Empty:
+                pass
+        return token
+
+    def _take(self) -> list[tuple[I, Deferred[R]]]:
+        self._woken = None
+        items = self._items
+        return [items.popleft() for _ in range(min(len(items), self._limit))]
 
     def _ended(self) -> None:
         if self._thread is not None:
@@ -110,7 +149,7 @@ class BatchNow(Generic[I, R]):
         self._work = work
         self._stopped = False
 
-    def submit(self, item: I) -> Deferred[R]:
+    def submit(self, item: I, /, hurry: bool = True) -> Deferred[R]:
         if self._stopped:
             return fail(StoppedError("the batch has stopped"))
         result: Deferred[R] = Deferred()

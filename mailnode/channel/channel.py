@@ -13,6 +13,7 @@ from typing import TypeAlias
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 # speaker ("C" who leads, "S" who replies; or "turn"), octets
 Trace: TypeAlias = Callable[[str, bytes], None]
@@ -50,6 +51,23 @@ class Wire(Shape):
     def unregisterProducer(self) -> None: ...
 
 
+@implementer(IPushProducer)
+class Unread:
+    """Told by the transport when a peer does not read what was written, and when it does again."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+
+    def pauseProducing(self) -> None:
+        self._channel.pause("unread")
+
+    def resumeProducing(self) -> None:
+        self._channel.resume("unread")
+
+    def stopProducing(self) -> None:
+        """The connection is gone; the channel hears of that itself."""
+
+
 class Channel(Protocol):
     """One connection and the role that this host plays on it now."""
 
@@ -70,6 +88,7 @@ class Channel(Protocol):
         self._deadline = 0.0
         self._timer: IDelayedCall | None = None
         self._pauses: set[str] = set()
+        self._throttled = False
         self.connected_now = False
 
     # ------------------------------------------------------------- what roles use
@@ -99,8 +118,20 @@ class Channel(Protocol):
             if not self._pauses and self.connected_now:
                 self.transport.resumeProducing()
 
+    def throttle(self, on: bool) -> None:
+        """While on, nothing more is read from a peer that does not read what was written to it."""
+        if on == self._throttled:
+            return
+        self._throttled = on
+        if on:
+            self.transport.registerProducer(Unread(self), True)
+        else:
+            self.transport.unregisterProducer()
+            self.resume("unread")
+
     def close(self) -> None:
         """Closes once everything written has gone out."""
+        self.throttle(False)  # a transport with a producer waits for it
         self.transport.loseConnection()
 
     def abort(self) -> None:

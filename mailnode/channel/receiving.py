@@ -82,12 +82,15 @@ class ReceiverRole:
     # ------------------------------------------------------------- the channel's side
 
     def started(self) -> None:
+        self._channel.throttle(True)  # whoever asks and does not read the replies fills no memory
         if self._refusal is not None:
             self._machine.refuse(self._refusal)
         self._channel.expect(self._doors.patience)
         self._run()
 
     def received(self, octets: bytes) -> None:
+        if self._over:
+            return
         self._machine.feed(octets)
         self._channel.expect(self._doors.patience)
         self._run()
@@ -108,8 +111,9 @@ class ReceiverRole:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
     def lost(self) -> None:
-        if not self._over and (self._custody is not None or self._refused):
-            self._report("went away in a transaction" if self._custody is not None else "went away")
+        if not self._over and (self._custody is not None or self._refused or self._machine.pending):
+            where = " in a transaction" if self._custody is not None else ""
+            self._report("went away" + (where or (" in a command" if self._machine.pending else "")))
         self._over = True
         self._drop_custody()
 
@@ -137,6 +141,7 @@ class ReceiverRole:
         if self._turning:
             self._turn()
         elif self._over:
+            self._channel.expect(self._doors.patience)  # for the client to read its last reply
             self._channel.close()
         elif self._draining and machine.transaction is None and self._open is None:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
@@ -279,6 +284,7 @@ class ReceiverRole:
         assert self._granted is not None
         letters, self._granted = self._granted, None
         self._over, self._turning = True, False
+        self._channel.throttle(False)
         self._channel.become(self._turn_to(self._channel, letters, self._client))
 
 

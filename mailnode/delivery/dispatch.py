@@ -31,7 +31,6 @@ from mailnode.mail import (
     CHUNK,
     Destination,
     Entry,
-    Held,
     Hop,
     Local,
     Mode,
@@ -44,6 +43,7 @@ from mailnode.mail import (
 )
 
 ROOM: Final = 500  # entries in hand
+DESTINATIONS: Final = 1000  # that routing lets one recipient lead to
 GATHER: Final = 1.0  # seconds that results of one entry wait for each other before they are written down
 OURS: Final = Rights(modes=tuple(Mode), relay=True)  # what is in the spool was let in by intake
 SHOWN: Final = Reply(250, "Shown on a terminal", "2.0.0")
@@ -216,35 +216,40 @@ class Dispatch:
             Recipient(
                 where.path,
                 recipient.mode,
+                # Names the delivery (two lists may lead to one mailbox) until the spool gives a number;
+                # the same again after a crash, so that a repeated delivery replaces itself.
+                number=-(recipient.number * DESTINATIONS + index + 1),
                 attempts=recipient.attempts,
                 original=recipient.original or recipient.path,
                 sender=where.sender or recipient.sender,
             )
-            for where in destinations
+            for index, where in enumerate(destinations)
         ]
-        parts = [
-            self._one(job.entry, child, where) for child, where in zip(children, destinations, strict=True)
-        ]
+        parts: list[Deferred[Results]] = []
+        relayed: dict[Hop, list[tuple[Recipient, Destination]]] = {}
+        for child, where in zip(children, destinations, strict=True):
+            if isinstance(where.place, Hop):
+                relayed.setdefault(where.place, []).append((child, where))
+            else:
+                parts.append(self._one(job.entry, child, where).addCallback(_named, child))
+        for hop, pairs in relayed.items():  # RFC 1123 5.3.4: one copy for all of them at one host
+            for addressed in address(job.entry, pairs):
+                parts.append(self._relay.deliver(hop, addressed.letter).addCallback(addressed.results))
 
-        def all_known(results: list[Result]) -> None:
-            pairs = tuple(zip(children, results, strict=True))
+        def all_known(known: list[Results]) -> None:
+            results = {child: result for part in known for child, result in part.items()}
+            pairs = tuple((child, results[child]) for child in children)
             expanded = Reply(250, f"Went to {len(children)} recipients", "2.1.5")
             self._done(job, {recipient: Result(Outcome.DELIVERED, expanded, forward=pairs)})
 
         gatherResults(parts).addCallback(all_known)
 
     def _one(self, entry: Entry, recipient: Recipient, where: Destination) -> Deferred[Result]:
-        """One recipient to one destination; never errbacks."""
-        match where.place:
-            case Held():
-                return succeed(HELD)
-            case Hop() as hop:
-                (addressed,) = address(entry, [(recipient, where)])
-                delivered = self._relay.deliver(hop, addressed.letter)
-                return delivered.addCallback(lambda results: addressed.results(results)[recipient])
-            case Local(user):
-                done = self._local(user, entry, recipient, where)
-                return done.addErrback(self._unexpected, entry)
+        """One recipient to a place in this house; never errbacks."""
+        if not isinstance(where.place, Local):
+            return succeed(HELD)
+        done = self._local(where.place.user, entry, recipient, where)
+        return done.addErrback(self._unexpected, entry)
 
     def _unexpected(self, failure: Failure, entry: Entry) -> Result:
         self._log.failure("{id} could not be delivered", failure, id=entry.id)
@@ -300,3 +305,7 @@ class Dispatch:
             self._maybe_stopped()
         elif was_full or job.late or self._timer is None:
             self.wake()
+
+
+def _named(result: Result, recipient: Recipient) -> Results:
+    return {recipient: result}

@@ -19,6 +19,7 @@ from mailnode.delivery.stored import file_name, stored
 from mailnode.interfaces import Account, IDirectory, IMailbox
 from mailnode.mail import Entry, Path, Recipient, Reply, Result
 
+GATHER: Final = 0.03  # seconds that the writer waits for more while many messages come
 BATCH: Final = 100  # messages; each may need two descriptors for its folder
 
 # Whatever a directory says, only such a name becomes part of a file name.
@@ -105,7 +106,7 @@ class Maildir:
         if call_from_thread is None:
             self._batch = BatchNow(self._write)
         else:
-            self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH)
+            self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH, GATHER)
 
     def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
         account = self._directory.account(user)

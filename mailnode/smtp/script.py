@@ -6,6 +6,7 @@ The script is a generator. It yields steps and is sent their outcome:
     Next()         -> Letter | None        the next letter to give away
     BodyOf(letter) -> Reply                the mail data and its end
     Settle(...)    -> None
+    Farewell(...)  -> Reply                QUIT, and how it ended even if no reply comes
 
 It returns how it ended. Whether a group goes out at once or one by one is not its business.
 """
@@ -65,7 +66,13 @@ class Settle(NamedTuple):
     results: Results
 
 
-Step: TypeAlias = Greeting | list[Command] | Next | BodyOf | Settle
+class Farewell(NamedTuple):
+    """QUIT. Nothing is at stake any more: this is how it ended, whether a 221 comes or not."""
+
+    ended: Ended
+
+
+Step: TypeAlias = Greeting | list[Command] | Next | BodyOf | Settle | Farewell
 Script: TypeAlias = Generator[Step, object, Ended]
 
 
@@ -111,27 +118,25 @@ def conversation(plan: Plan, peer: Peer) -> Script:
     if refusal is None and plan.name:
         refusal = yield from _authenticate(plan, peer)
     if refusal is not None:
-        yield from _quit()
-        return Ended(Ending.REFUSED, refusal)
+        return (yield from _quit(Ended(Ending.REFUSED, refusal)))
     while (letter := cast(Letter | None, (yield Next()))) is not None:
         yield from _give(letter, peer)
     if plan.turn:
         answer = yield from _say("TURN")  # RFC 821 3.8
         if answer.code == 250:
             return Ended(Ending.TURNED, answer)
-        yield from _quit()
-        return Ended(Ending.DONE, answer)
-    yield from _quit()
-    return Ended(Ending.DONE, greeting)
+        return (yield from _quit(Ended(Ending.DONE, answer)))
+    return (yield from _quit(Ended(Ending.DONE, greeting)))
 
 
-def _say(line: str, patience: float = COMMAND_PATIENCE) -> Generator[Step, object, Reply]:
-    (reply,) = cast(list[Reply], (yield [Command(line, patience=patience)]))
+def _say(line: str) -> Generator[Step, object, Reply]:
+    (reply,) = cast(list[Reply], (yield [Command(line)]))
     return reply
 
 
-def _quit() -> Generator[Step, object, None]:
-    yield from _say("QUIT", QUIT_PATIENCE)
+def _quit(ended: Ended) -> Script:
+    yield Farewell(ended)
+    return ended
 
 
 def _hello(plan: Plan, peer: Peer) -> Generator[Step, object, Reply | None]:

@@ -21,8 +21,10 @@ from mailnode.smtp.script import (
     COMMAND_PATIENCE,
     END_PATIENCE,
     GREETING_PATIENCE,
+    QUIT_PATIENCE,
     BodyOf,
     Command,
+    Farewell,
     Greeting,
     Next,
     Peer,
@@ -46,7 +48,7 @@ class Sender:
         self._reader = ReplyReader()
         self._out: deque[events.SenderEvent] = deque()
         self._script: Script = conversation(plan, self.peer)
-        self._waiting: Greeting | list[Command] | Next | BodyOf | None = None
+        self._waiting: Greeting | list[Command] | Next | BodyOf | Farewell | None = None
         self._answers: list[Reply | None] = []
         self._said = 0  # commands of the group that are on their way or answered
         self._body_written = False
@@ -95,7 +97,8 @@ class Sender:
     def fail(self, reply: Reply) -> None:
         """The channel is lost or of no use: time-out, broken connection, broken protocol."""
         if not self._ended:
-            self._end(Ended(Ending.BROKEN, reply))
+            said = self._waiting.ended if isinstance(self._waiting, Farewell) else None
+            self._end(said or Ended(Ending.BROKEN, reply))
 
     def _broken(self, error: ProtocolError) -> None:
         self.fail(Reply(451, f"The host broke the protocol: {error}", "4.5.0"))
@@ -108,9 +111,9 @@ class Sender:
         reply = self._reader.next()
         if reply is None:
             return False
-        if reply.code == 421 and not isinstance(waiting, Greeting):
+        if reply.code == 421 and not isinstance(waiting, Greeting | Farewell):
             self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time, to any command
-        elif isinstance(waiting, Greeting) or (isinstance(waiting, BodyOf) and self._body_written):
+        elif isinstance(waiting, Greeting | Farewell) or (isinstance(waiting, BodyOf) and self._body_written):
             self._resume(reply)
         elif isinstance(waiting, list) and len(self._answers) < self._said:
             self._answers.append(reply)
@@ -162,6 +165,8 @@ class Sender:
                 break
             self._out.append(events.Settled(step.letter, step.results))
             value = None
+        if isinstance(step, Farewell):
+            self._need_silence()
         self._waiting = step
         if isinstance(step, Next):
             self.patience = COMMAND_PATIENCE
@@ -171,6 +176,9 @@ class Sender:
             self._body_written = False
             self.patience = BLOCK_PATIENCE
             self._out.append(events.WriteBody(step.letter))
+        elif isinstance(step, Farewell):
+            self.patience = QUIT_PATIENCE
+            self._out.append(events.Write(b"QUIT\r\n"))
         elif isinstance(step, list):
             self._answers, self._said = [], 0
             self._go_on(step)

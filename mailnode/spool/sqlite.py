@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 MIN_FREE: Final = 16 << 20  # octets of disk that new mail leaves free
 LONGEST: Final = 6 * 3600.0  # seconds; longer than any retry interval
+GATHER: Final = 0.001  # seconds that the writer waits for more while many write: one sync for all of them
 _ROOM_AGE: Final = 1.0  # seconds that a look at the free space is good for
 _DEAD_AGE: Final = 60.0  # seconds between looks for owners that died with leases
 
@@ -215,7 +216,10 @@ class SqliteSpool:
             id = ids.parse(settlement.entry)
         except ValueError as error:
             return fail(error)
-        return self._write(Settle(self._clock(), id, settlement)).addCallback(self._unlink)
+        # Nobody waits for it, and lost in a crash it means one more look at the mailbox: it goes with
+        # the next commit that somebody waits for.
+        settle = Settle(self._clock(), id, settlement)
+        return self._write(settle, hurry=False).addCallback(self._unlink)
 
     def _unlink(self, gone: list[int]) -> None:
         for id in gone:
@@ -274,8 +278,10 @@ class SqliteSpool:
 
     # ------------------------------------------------------------------ to the threads
 
-    def _write(self, operation: Operation) -> Deferred[Any]:
-        return fail(SpoolError("the spool is closed")) if self._closed else self._writer.submit(operation)
+    def _write(self, operation: Operation, hurry: bool = True) -> Deferred[Any]:
+        if self._closed:
+            return fail(SpoolError("the spool is closed"))
+        return self._writer.submit(operation, hurry)
 
     def _look(self, act: Callable[[Ledger], T]) -> Deferred[T]:
         if self._closed:
@@ -291,7 +297,7 @@ def _batch(
 ) -> Batch[Operation, Any]:
     if call_from_thread is None:
         return BatchNow(transactions.work)
-    return BatchThread(name, transactions.work, call_from_thread)
+    return BatchThread(name, transactions.work, call_from_thread, gather=GATHER)
 
 
 def _nothing() -> None:

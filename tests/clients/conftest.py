@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
+import sqlite3
+import struct
 import subprocess
 import sys
 import time
+import tty
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -27,7 +32,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = 15.0) -> 
 
 
 class RunningNode:
-    """A node under twistd in a folder of its own. `config` is TOML; the folder and listener come from here."""
+    """A node under twistd in a folder of its own. `config` is TOML; folder and listener come from here."""
 
     def __init__(self, folder: Path, config: str, plugin: str = "mailnode") -> None:
         self.folder = folder
@@ -99,7 +104,7 @@ class RunningNode:
             stream = channel.makefile("rwb")
             stream.write(json.dumps(request).encode() + b"\n")
             stream.flush()
-            answers = []
+            answers: list[dict[str, Any]] = []
             while not answers or "said" in answers[-1]:
                 answers.append(json.loads(stream.readline()))
             return answers
@@ -113,7 +118,9 @@ class RunningNode:
         for part in ("new", "cur"):
             folder = self.data / "mail" / user / part
             files += folder.iterdir() if folder.is_dir() else []
-        return [file.read_text(errors="surrogateescape") for file in sorted(files, key=lambda file: file.name)]
+        return [
+            file.read_text(errors="surrogateescape") for file in sorted(files, key=lambda file: file.name)
+        ]
 
     def wait_for_mail(self, user: str, count: int = 1, seconds: float = 15.0) -> list[str]:
         wait_until(lambda: len(self.mailbox(user)) >= count, f"{count} messages for {user}", seconds)
@@ -121,6 +128,22 @@ class RunningNode:
 
     def wait_for_log(self, words: str, seconds: float = 15.0) -> None:
         wait_until(lambda: words in self.text(), f"{words!r} in the log", seconds)
+
+    def octets(self, user: str) -> list[bytes]:
+        """The messages in the mailbox of `user` as they are on disk, oldest first."""
+        return [message.encode("utf-8", "surrogateescape") for message in self.mailbox(user)]
+
+    def left_in_spool(self) -> list[str]:
+        """Everything that the spool still has: rows, drafts, bodies."""
+        with closing(
+            sqlite3.connect(f"file:{self.data}/spool.sqlite?mode=ro", uri=True, timeout=10)
+        ) as database:
+            left = [f"message {row[0]}" for row in database.execute("SELECT id FROM message")]
+            left += [f"recipient {row[0]}" for row in database.execute("SELECT local FROM recipient")]
+        return left + [str(file) for part in ("drafts", "bodies") for file in (self.data / part).iterdir()]
+
+    def wait_for_empty_spool(self, seconds: float = 15.0) -> None:
+        wait_until(lambda: not self.left_in_spool(), "an empty spool", seconds)
 
     def resident(self) -> int:
         """The resident set, octets."""
@@ -166,13 +189,11 @@ class Talk:
         self.socket.close()
 
 
-@pytest.fixture
-def make_node(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
-    """Builds nodes (not started yet) and ends them after the test."""
+def _nodes_in(folder: Path) -> Iterator[Callable[..., RunningNode]]:
     nodes: list[RunningNode] = []
 
     def make(config: str, name: str = "node", plugin: str = "mailnode") -> RunningNode:
-        node = RunningNode(tmp_path / name, config, plugin)
+        node = RunningNode(folder / name, config, plugin)
         nodes.append(node)
         return node
 
@@ -180,6 +201,18 @@ def make_node(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
     for node in nodes:
         if node.process is not None and node.process.poll() is None:
             node.kill()
+
+
+@pytest.fixture
+def make_node(tmp_path: Path) -> Iterator[Callable[..., RunningNode]]:
+    """Builds nodes (not started yet) and ends them after the test."""
+    yield from _nodes_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def make_shared_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningNode]]:
+    """As `make_node`, for nodes that all tests of a file share."""
+    yield from _nodes_in(tmp_path_factory.mktemp("shared"))
 
 
 @pytest.fixture(scope="session")
@@ -197,3 +230,136 @@ def need() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a program to its end, within a time; its output is text, octets over 127 as surrogates."""
+
+    def run_program(
+        *arguments: object, stdin: str = "", seconds: float = 30.0, **more: Any
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(argument) for argument in arguments],
+            input=stdin,
+            capture_output=True,
+            encoding="utf-8",
+            errors="surrogateescape",
+            timeout=seconds,
+            check=False,
+            **more,
+        )
+
+    return run_program
+
+
+@pytest.fixture
+def start_program(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a program that serves a test; it and what it started end with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(*arguments: object, **more: Any) -> subprocess.Popen[bytes]:
+        with (tmp_path / "programs.log").open("ab") as log:
+            process = subprocess.Popen(
+                [str(argument) for argument in arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **more,
+            )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+@pytest.fixture(scope="session")
+def free_port() -> Callable[[], int]:
+    """A port of 127.0.0.1 that nobody has, for programs that cannot choose one themselves."""
+
+    def choose() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return choose
+
+
+@pytest.fixture(scope="session")
+def wait_for_port() -> Callable[[int], None]:
+    """Waits until somebody listens on a port of 127.0.0.1."""
+
+    def listens(port: int) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(5)
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    return lambda port: wait_until(lambda: listens(port), f"somebody listens on port {port}")
+
+
+UTMP_RECORD: Final = struct.Struct("hi32s4s32s256shhiii4i20x")  # utmp(5)
+USER_PROCESS: Final = 7
+
+
+class TerminalOfMine:
+    """A real terminal of the user who runs the tests, and the utmp file that says so."""
+
+    def __init__(self, folder: Path) -> None:
+        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.utmp = folder / "utmp"
+        self._master, slave = os.openpty()
+        tty.setraw(slave)  # what is written comes out as it is
+        os.set_blocking(self._master, False)
+        self._slave: int | None = slave
+        self.device = os.ttyname(slave)
+        self._shown = b""
+        self.accept(True)
+        self.utmp.write_bytes(b"")
+
+    def accept(self, yes: bool) -> None:
+        """What `mesg y` and `mesg n` do."""
+        os.chmod(self.device, 0o620 if yes else 0o600)
+
+    def log_in(self) -> None:
+        line = self.device.removeprefix("/dev/").encode()
+        record = UTMP_RECORD.pack(
+            *[USER_PROCESS, os.getpid(), line, line[-4:], self.user.encode(), b"", 0, 0, 0],
+            *[int(time.time()), 0, 0, 0, 0, 0],
+        )
+        self.utmp.write_bytes(record)
+
+    def log_out(self) -> None:
+        self.utmp.write_bytes(b"")
+
+    def shown(self) -> str:
+        """All that has appeared on the screen so far."""
+        try:
+            while piece := os.read(self._master, 65536):
+                self._shown += piece
+        except BlockingIOError:
+            pass  # that was all
+        return self._shown.decode("utf-8", "replace")
+
+    def wait_for(self, words: str) -> str:
+        wait_until(lambda: words in self.shown(), f"{words!r} on the terminal; it shows {self.shown()!r}")
+        return self.shown()
+
+    def hang_up(self) -> None:
+        """The window is closed: the device goes while utmp still names it."""
+        if self._slave is not None:
+            os.close(self._slave)
+            os.close(self._master)
+            self._slave = None
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[TerminalOfMine]:
+    """A terminal that accepts messages and on which nobody has logged in yet."""
+    mine = TerminalOfMine(tmp_path)
+    yield mine
+    mine.hang_up()

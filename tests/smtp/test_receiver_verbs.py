@@ -225,6 +225,7 @@ def test_a_line_between_transactions_gets_its_code(line: bytes, code: int) -> No
         (b"RCPT FROM:<jones@mit.example>", 501),
         (b"RCPT TO:<jones@mit.example> NOTIFY=NEVER", 501),
         (b"RCPT TO:<jones>", 501),
+        (b'RCPT TO:<"' + b" " * 64 + b'"@' + b"a23456789." * 20 + b"example>", 501),  # RFC 821 4.5.3
         (b"rcpt to:<jones@mit.example>", 250),
         (b"RCPT TO: <jones@mit.example>", 250),
         (b"RCPT TO:<Postmaster>", 250),

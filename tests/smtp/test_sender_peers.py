@@ -23,6 +23,7 @@ LETTER = Letter(
     Mode.MAIL, Path("smith", "usc.example"), (Recipient(Path("jones", "mit.example")),), Body.of(b"Hi\r\n")
 )
 PLAN = Plan("usc.example")
+AUTH_PLAN = Plan("leaf.example", name="leaf", secret="secret")
 DIALOGUE = ["220 ready", "250 mit.example", "250 OK", "250 OK", "354 go", "250 OK", "221 bye"]
 
 
@@ -139,14 +140,14 @@ def test_a_reply_before_the_whole_body_was_written_breaks_the_channel() -> None:
     assert settled(found) == 0
 
 
-@pytest.mark.parametrize("at", range(1, len(DIALOGUE)))
+@pytest.mark.parametrize("at", range(1, len(DIALOGUE) - 1))
 def test_421_at_any_point_ends_the_channel_and_settles_nothing_more(at: int) -> None:
     sender = Sender(PLAN)
     found = []
     for number, line in enumerate([*DIALOGUE[:at], "421 mit.example going down"]):
         found += hear(sender, line + "\r\n", LETTER if number == 1 else None)
     assert ended(found) == Ended(Ending.BROKEN, Reply(421, "mit.example going down"))
-    assert settled(found) == (1 if at == 6 else 0)
+    assert settled(found) == 0
     assert hear(sender, "250 OK\r\n") == []
 
 
@@ -175,6 +176,21 @@ def test_a_lost_channel_ends_the_sender_once() -> None:
     assert drain(sender) == []
 
 
+@pytest.mark.parametrize("answer", ["221 bye\r\n", "421 going down\r\n", "500 what\r\n", "garbage\r\n", ""])
+def test_after_quit_nothing_changes_how_it_ended(answer: str) -> None:
+    for plan, hello, ending in (
+        (PLAN, "250 mit.example\r\n", Ending.DONE),
+        (AUTH_PLAN, "250 mit.example\r\n", Ending.REFUSED),
+        (PLAN, "554 no\r\n", Ending.REFUSED),
+    ):
+        sender = Sender(plan)
+        hear(sender, "220 ready\r\n")
+        assert words(hear(sender, hello)) == b"QUIT\r\n"
+        found = hear(sender, answer)
+        sender.fail(Reply(451, "The connection was lost"))
+        assert ended(found + drain(sender)).ending is ending
+
+
 def test_a_letter_that_is_not_wanted_is_our_own_mistake() -> None:
     with pytest.raises(ValueError):
         Sender(PLAN).give(LETTER)
@@ -183,7 +199,6 @@ def test_a_letter_that_is_not_wanted_is_our_own_mistake() -> None:
 # ------------------------------------------------------------------------------ AUTH
 
 
-AUTH_PLAN = Plan("leaf.example", name="leaf", secret="secret")
 AUTH_HOST = "250-hub.example\r\n250 AUTH CRAM-MD5 plain\r\n"
 
 
