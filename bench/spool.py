@@ -77,14 +77,16 @@ def measure(reactor: Any, options: argparse.Namespace) -> Deferred[None]:
     spool.open()
 
     async def all_of_them() -> None:
-        for name, step, count in rounds(spool, b"x" * options.size, options.count):
-            cpu, start = time.process_time(), time.perf_counter()
-            await Run(min(options.width, 1 if "claim" in name else options.width), count, step).start()
-            seconds = time.perf_counter() - start
-            cost = (time.process_time() - cpu) / options.count * 1e6
-            print(f"{name:24} {options.count / seconds:9,.0f} messages/s  {cost:6.1f} us CPU each")
-        await spool.close()
-        folder.cleanup()
+        try:
+            for name, step, count in rounds(spool, b"x" * options.size, options.count):
+                cpu, start = time.process_time(), time.perf_counter()
+                await Run(1 if "claim" in name else options.width, count, step).start()
+                seconds = time.perf_counter() - start
+                cost = (time.process_time() - cpu) / options.count * 1e6
+                print(f"{name:24} {options.count / seconds:9,.0f} messages/s  {cost:6.1f} us CPU each")
+        finally:
+            await spool.close()  # else its threads keep the process alive
+            folder.cleanup()
         print(f"largest resident set: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
 
     return Deferred.fromCoroutine(all_of_them())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 from mailnode.mail import Client, Path
@@ -30,8 +31,13 @@ def received(client: Client, hostname: str, id: str, only: Path | None, now: flo
     if only is not None and len(only.mailbox) < 500 and only.mailbox.isascii():
         lines.append(f"\tfor <{only.mailbox}>")
     lines[-1] += ";"
-    lines.append(f"\t{formatdate(now, localtime=True)}")
+    lines.append(f"\t{_date(int(now))}")
     return "\r\n".join(lines).encode("ascii", "replace") + b"\r\n"
+
+
+@lru_cache(maxsize=2)
+def _date(now: int) -> str:
+    return formatdate(now, localtime=True)
 
 
 def _literal(address: str) -> str:

@@ -20,6 +20,7 @@ from mailnode.clock import use_monotonic
 from mailnode.config import Configuration, ConfigurationErrors
 from mailnode.control import SOCKET, Action, Answer, ControlFactory, Say
 from mailnode.node import House
+from mailnode.trace import TraceLines
 
 RECEIVER_SOCKET: Final = "receiver.sock"
 EXPIRE_EVERY: Final = 3600.0  # seconds between looks for held mail that nobody fetched
@@ -153,12 +154,7 @@ class Node(Service):
 
     def _dial(self, request: Mapping[str, Any], say: Say) -> Deferred[Answer]:
         name = str(request.get("name", ""))
-
-        def trace(speaker: str, octets: bytes) -> None:
-            for line in octets.decode("latin-1").splitlines() or [""]:
-                say(speaker, line)
-
-        return self.house.dial(name, trace if request.get("trace") else None)
+        return self.house.dial(name, TraceLines(say) if request.get("trace") else None)
 
     # ------------------------------------------------------------- stopping
 

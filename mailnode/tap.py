@@ -44,6 +44,8 @@ class TwistdNode(Node):
 
 def _fail(error: StartError) -> None:
     print(error, file=sys.stderr)
+    if sys.__stderr__ is not None and sys.stderr is not sys.__stderr__:
+        print(error, file=sys.__stderr__)  # twistd has put its log in the place of the one above
     raise SystemExit(1)
 
 

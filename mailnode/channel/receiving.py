@@ -111,9 +111,13 @@ class ReceiverRole:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
     def lost(self) -> None:
-        if not self._over and (self._custody is not None or self._refused or self._machine.pending):
-            where = " in a transaction" if self._custody is not None else ""
-            self._report("went away" + (where or (" in a command" if self._machine.pending else "")))
+        if not self._over:
+            if self._custody is not None:
+                self._report("went away in a transaction")
+            elif self._machine.pending:
+                self._report("went away in a command")
+            elif self._refused:
+                self._report("went away")
         self._over = True
         self._drop_custody()
 
@@ -128,7 +132,7 @@ class ReceiverRole:
             while (event := machine.next()) is not None:
                 if type(event) is Reply:
                     written.append(event.encode(machine.extended))
-                    if event.code >= 500:
+                    if event.code >= 500 or event.code == 421:
                         self._refused += 1
                         self._last_refusal = event
                 else:
@@ -173,8 +177,6 @@ class ReceiverRole:
 
     def _end(self, reply: Reply) -> None:
         self._machine.refuse(reply)
-        self._last_refusal = reply
-        self._refused += 1
         self._run()
 
     def _drop_custody(self) -> None:

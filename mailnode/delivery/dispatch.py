@@ -232,7 +232,7 @@ class Dispatch:
                 relayed.setdefault(where.place, []).append((child, where))
             else:
                 parts.append(self._one(job.entry, child, where).addCallback(_named, child))
-        for hop, pairs in relayed.items():  # RFC 1123 5.3.4: one copy for all of them at one host
+        for hop, pairs in relayed.items():  # RFC 1123 5.3.1.1: one copy for all of them at one host
             for addressed in address(job.entry, pairs):
                 parts.append(self._relay.deliver(hop, addressed.letter).addCallback(addressed.results))
 

@@ -89,15 +89,25 @@ class HeldLetters:
     def next(self) -> Eventually[Letter | None]:
         if self._waiting:
             return self._hand_over()
-        claimed = self._spool.claim_held(self._domains, AT_ONCE, self._others)
-        return claimed.addCallback(self._claimed)
+        wanted: Deferred[Letter | None] = Deferred()  # whoever cancels it does not take the claim back
+        self._claim(wanted)
+        return wanted
 
-    def _claimed(self, entries: list[Entry]) -> Eventually[Letter | None]:
+    def _claim(self, wanted: Deferred[Letter | None]) -> None:
+        claimed = self._spool.claim_held(self._domains, AT_ONCE, self._others)
+        claimed.addCallback(self._claimed, wanted).addErrback(wanted.errback)
+
+    def _claimed(self, entries: list[Entry], wanted: Deferred[Letter | None]) -> None:
         for entry in entries:
             self._address(entry)
-        if self._waiting:
-            return self._hand_over()
-        return self.next() if entries else None
+        if wanted.called:  # cancelled: the connection is gone, and nobody will ask for these again
+            self._hold_waiting()
+        elif self._waiting:
+            wanted.callback(self._hand_over())
+        elif entries:
+            self._claim(wanted)
+        else:
+            wanted.callback(None)
 
     def _address(self, entry: Entry) -> None:
         """The letters of an entry; recipients that the configuration now sends elsewhere are let go."""
@@ -129,6 +139,8 @@ class HeldLetters:
             self._settle(entry, now)
         if later:
             self._later.append((entry, later))
+        if letter.recipients[-1] in results:  # they are settled in their order: that was all of it
+            del self._open[id(letter)]
 
     def returned(self, letter: Letter) -> None:
         entry, addressed = self._open.pop(id(letter))
@@ -138,10 +150,13 @@ class HeldLetters:
         for entry, results in self._later:
             self._settle(entry, results)
         self._later.clear()
+        self._hold_waiting()
+        self._open.clear()
+
+    def _hold_waiting(self) -> None:
         while self._waiting:
             entry, addressed = self._waiting.popleft()
             self._hold(entry, tuple(addressed.recipients.values()))
-        self._open.clear()
 
     def _hold(self, entry: Entry, recipients: tuple[Recipient, ...]) -> None:
         held = Result(Outcome.HELD, Reply(250, "Held"))

@@ -126,20 +126,27 @@ class RunningNode:
         wait_until(lambda: len(self.mailbox(user)) >= count, f"{count} messages for {user}", seconds)
         return self.mailbox(user)
 
-    def wait_for_log(self, words: str, seconds: float = 15.0) -> None:
-        wait_until(lambda: words in self.text(), f"{words!r} in the log", seconds)
+    def wait_for_log(self, words: str, seconds: float = 15.0, after: int = 0) -> None:
+        """Waits for `words` in the log behind its first `after` characters."""
+        wait_until(lambda: words in self.text()[after:], f"{words!r} in the log", seconds)
+
+    def wait_until(self, true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+        wait_until(true, what, seconds)
 
     def octets(self, user: str) -> list[bytes]:
         """The messages in the mailbox of `user` as they are on disk, oldest first."""
         return [message.encode("utf-8", "surrogateescape") for message in self.mailbox(user)]
 
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """What the spool's database answers, read while the node runs."""
+        file = f"file:{self.data}/spool.sqlite?mode=ro"
+        with closing(sqlite3.connect(file, uri=True, timeout=10)) as database:
+            return database.execute(query).fetchall()
+
     def left_in_spool(self) -> list[str]:
         """Everything that the spool still has: rows, drafts, bodies."""
-        with closing(
-            sqlite3.connect(f"file:{self.data}/spool.sqlite?mode=ro", uri=True, timeout=10)
-        ) as database:
-            left = [f"message {row[0]}" for row in database.execute("SELECT id FROM message")]
-            left += [f"recipient {row[0]}" for row in database.execute("SELECT local FROM recipient")]
+        left = [f"message {id}" for (id,) in self.rows("SELECT id FROM message")]
+        left += [f"recipient {local}" for (local,) in self.rows("SELECT local FROM recipient")]
         return left + [str(file) for part in ("drafts", "bodies") for file in (self.data / part).iterdir()]
 
     def wait_for_empty_spool(self, seconds: float = 15.0) -> None:

@@ -40,8 +40,8 @@ def tamper(data: FilePath, statement: str, *arguments: object) -> Any:
         connection.close()
 
 
-def acceptance(number: int, desk: Any) -> Acceptance:
-    body = Body.of(b"x" * 4000)
+def acceptance(number: int, desk: Any, size: int = 4000) -> Acceptance:
+    body = Body.of(b"x" * size)
     recipients = [recipient_row(number, Recipient(Path("a", "b"), number=1), State.QUEUED, 0.0)]
     return Acceptance(message_row(number, desk.envelope(), body, 0.0), recipients)
 
@@ -121,7 +121,7 @@ def test_a_full_database_refuses_and_serves_again_when_there_is_space(
 
     transactions.work([acceptance(1, desk)])
     transactions.work([pages(1)])  # SQLite takes the present size for it
-    results = transactions.work([acceptance(number, desk) for number in range(2, 9)])
+    results = transactions.work([acceptance(number, desk, size=40_000) for number in range(2, 9)])
     assert {type(result) for result in results} == {SpoolError}
     assert {result.errno for result in results} == {28}  # ENOSPC
     transactions.work([pages(1 << 30)])

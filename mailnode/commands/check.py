@@ -1,0 +1,57 @@
+"""`mailnode check`: is the configuration right?"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from mailnode import config
+from mailnode.commands.invocation import Invocation, pass_invocation
+from mailnode.commands.output import count, listed
+from mailnode.config import Configuration, ConfigurationErrors
+from mailnode.terminals.screen import visible
+
+
+@click.command(
+    epilog="""\b
+Example:
+  $ mailnode --config /etc/mailnode/mailnode.toml check
+  listen[0].endpoint: unknown endpoint type 'tpc'
+  retry.frist: unknown key, did you mean first?
+"""
+)
+@pass_invocation
+def check(invocation: Invocation) -> int:
+    """Validate the configuration.
+
+    Every error is shown at once, one a line, each with its key. The exit status is 0 if there is
+    none, else 1.
+    """
+    try:
+        configuration = config.load(invocation.file)
+    except ConfigurationErrors as errors:
+        for line in errors.lines:
+            click.echo(visible(line), err=True)
+        return 1
+    file = config.find(invocation.file, os.environ, os.getcwd())
+    click.echo(f"{visible(file) if file else 'no configuration file, so the embedded default'}: ok")
+    if invocation.verbose or sys.stdout.isatty():
+        for line in _summary(configuration):
+            click.echo(f"  {line}")
+    return 0
+
+
+def _summary(configuration: Configuration) -> list[str]:
+    users = [count(len(configuration.users.names), "named user")] if configuration.users.names else []
+    if configuration.users.system:
+        users.append("the login names of this host")
+    return [
+        f"{configuration.host} takes mail for {listed(configuration.domains)}",
+        f"listens on {listed([listen.endpoint for listen in configuration.listen])}",
+        f"users: {listed(users)}",
+        f"data in {visible(configuration.data)}",
+        f"peers: {listed([peer.name for peer in configuration.peer])}; "
+        f"calls: {listed([dial.name for dial in configuration.dial])}",
+    ]

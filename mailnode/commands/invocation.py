@@ -1,0 +1,60 @@
+"""What every command starts from: the configuration, and the way in which a command ends."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+
+import click
+
+from mailnode import config
+from mailnode.config import Configuration, ConfigurationErrors
+
+NO_NODE = "no node is running with this configuration; start it with: twistd -n mailnode"
+
+
+class CommandError(Exception):
+    """A command cannot do what it was told; the text is one line, the status one of sysexits(3)."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+@dataclass
+class Invocation:
+    """The options in front of the command. The configuration is read when a command asks for it."""
+
+    file: str | None = None
+    verbose: bool = False
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """CommandError (EX_CONFIG) if it is wrong."""
+        try:
+            return config.load(self.file)
+        except ConfigurationErrors as errors:
+            first, *others = errors.lines
+            more = f" (and {len(others)} more: mailnode check)" if others else ""
+            raise CommandError(f"wrong configuration: {first}{more}", os.EX_CONFIG) from None
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def status_of(error: OSError) -> int:
+    """The exit status (sysexits(3)) that fits what the system refused."""
+    if isinstance(error, PermissionError):
+        return os.EX_NOPERM
+    if isinstance(error, FileNotFoundError):
+        return os.EX_NOINPUT
+    if isinstance(error, (BlockingIOError, TimeoutError)):
+        return os.EX_TEMPFAIL
+    return os.EX_IOERR
+
+
+def words_of(error: OSError) -> str:
+    """What the system refused, in one line."""
+    words = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {words}" if error.filename else words

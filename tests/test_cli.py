@@ -1,0 +1,308 @@
+"""The command line without a node: what it says, what it leaves alone, how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path as File
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from mailnode import __version__
+from mailnode.cli import cli
+from mailnode.commands.mail import configured
+from mailnode.submission import Where
+
+HOUSE = """
+hostname = "mit.example"
+data = "data"
+[users]
+names = ["jones", "Fred Brown <brown>"]
+passwords = "passwords"
+[terminals]
+utmp = "utmp"
+[lists]
+staff = ["jones", "green@usc.example"]
+[moved]
+green = "green@usc.example"
+[forward]
+smith = "smith@usc.example"
+[routes]
+"usc.example" = "tcp:127.0.0.1:2600"
+"*.arpa" = "hold"
+[[peer]]
+name = "leaf"
+domains = ["leaf.example"]
+[[dial]]
+name = "hub"
+endpoint = "tcp:hub.example:25"
+user = "us"
+"""
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def house(tmp_path: File) -> File:
+    (tmp_path / "mailnode.toml").write_text(HOUSE)
+    return tmp_path
+
+
+@pytest.fixture
+def run(house: File) -> Run:
+    def runs(*words: str, said: str | bytes = "") -> Result:
+        return CliRunner().invoke(cli, ["--config", str(house / "mailnode.toml"), *words], input=said)
+
+    return runs
+
+
+# ------------------------------------------------------------------ how commands end
+
+
+def test_an_error_is_one_line_on_standard_error_and_a_status_of_sysexits(run: Run) -> None:
+    for words, status, line in (
+        (("nonsense",), 64, "mailnode: no such command 'nonsense' (see: mailnode --help)"),
+        (("queue", "list", "--older", "soon"), 64, None),
+        (("mail",), 64, "mailnode: missing argument 'RECIPIENT...' (see: mailnode mail --help)"),
+        (("mail", "a b c"), 64, "mailnode: 'a b c' is not an address"),
+        (
+            ("mail", "jones", "--via", "nowhere:99999"),
+            64,
+            "mailnode: --via: 'nowhere:99999' is not HOST:PORT",
+        ),
+        (("mail", "jones", "--subject", "a\nBcc: x"), 64, None),
+    ):
+        result = run(*words)
+        assert (result.exit_code, result.stdout) == (status, "")
+        assert result.stderr.count("\n") == 1 and result.stderr.startswith("mailnode: ")
+        assert line is None or result.stderr == line + "\n"
+
+
+def test_a_mistake_of_ours_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError("\x1b[2J")
+
+    monkeypatch.setattr("mailnode.commands.who.build_terminals", fails)
+    result = run("who")
+    assert result.exit_code == os.EX_SOFTWARE
+    assert (
+        result.stderr.startswith("mailnode: internal error: ZeroDivisionError(")
+        and "\x1b" not in result.stderr
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_interrupt_ends_with_130_and_no_words(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupts(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mailnode.commands.who.build_terminals", interrupts)
+    result = run("who")
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_the_version_is_shown() -> None:
+    assert CliRunner().invoke(cli, ["--version"]).stdout == f"mailnode {__version__}\n"
+
+
+def commands(group: click.Group, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in group.commands.items():
+        yield (*words, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, *words, name)
+
+
+@pytest.mark.parametrize("words", [words for words, _ in commands(cli)], ids=" ".join)
+def test_help_says_the_purpose_and_gives_an_example(words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(cli, [*words, "--help"])
+    assert result.exit_code == 0
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    if words not in {("queue",), ("user",), ("user", "list")}:
+        assert "$ mailnode" in result.stdout or "| mailnode" in result.stdout
+
+
+# ------------------------------------------------------------------ check
+
+
+def test_check_shows_every_error_with_its_key_and_ends_with_1(run: Run, house: File) -> None:
+    assert run("check").exit_code == 0
+    (house / "mailnode.toml").write_text('[[listen]]\nendpoint = "tpc:1"\n[retry]\nfrist = 1\n')
+    result = run("check")
+    assert result.exit_code == 1
+    assert [line.split(":")[0] for line in result.stderr.splitlines()] == [
+        "listen[0].endpoint",
+        "retry.frist",
+    ]
+
+
+def test_another_command_says_the_first_error_and_ends_with_ex_config(run: Run, house: File) -> None:
+    (house / "mailnode.toml").write_text('[[listen]]\nendpoint = "tpc:1"\n[retry]\nfrist = 1\n')
+    result = run("queue", "list")
+    assert result.exit_code == os.EX_CONFIG
+    assert result.stderr.startswith("mailnode: wrong configuration: listen[0].endpoint: ")
+    assert result.stderr.endswith("(and 1 more: mailnode check)\n")
+
+
+# ------------------------------------------------------------------ no node
+
+
+@pytest.mark.parametrize("words", [("dial", "hub"), ("mail", "jones")])
+def test_without_a_node_one_clear_line_says_how_to_start_it(
+    run: Run, house: File, words: tuple[str, ...]
+) -> None:
+    listen = f'[[listen]]\nendpoint = "unix:{house}/nobody"\n'
+    (house / "mailnode.toml").write_text(HOUSE + listen)
+    result = run(*words, said="Lunch?\n")
+    assert result.exit_code == os.EX_UNAVAILABLE
+    assert result.stderr == (
+        "mailnode: no node is running with this configuration; start it with: twistd -n mailnode\n"
+    )
+    assert not (house / "data").exists()
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "where"),
+    [
+        ("tcp:2525:interface=127.0.0.1", Where("127.0.0.1", 2525)),
+        ("tcp:port=25", Where("127.0.0.1", 25)),
+        (r"tcp6:25:interface=\:\:1", Where("::1", 25)),
+        ("tcp6:25", Where("::1", 25)),
+        ("unix:/run/mailnode/smtp", Where("/run/mailnode/smtp")),
+        ("tcp:0", None),
+        ("systemd:domain=INET:index=0", None),
+    ],
+)
+def test_the_configuration_says_where_a_node_would_listen(endpoint: str, where: Where | None) -> None:
+    assert configured([endpoint]) == where
+
+
+# ------------------------------------------------------------------ route and who
+
+
+@pytest.mark.parametrize(
+    ("address", "stranger", "trusted", "why", "where"),
+    [
+        ("jones", "250 OK", "250 OK", "jones is a user of this node", "mailbox {data}/mail/jones"),
+        ("staff", "250 OK", "250 OK", "mailing list of 2 addresses", "next hop tcp:127.0.0.1:2600"),
+        ("smith", "251 User not local", "251 User not local", "has gone elsewhere", "next hop tcp:127"),
+        ("green", "551 User not local", "551 User not local", "has moved", "it goes nowhere"),
+        ("who", "550 No such user", "550 No such user", "is no user, alias", "it goes nowhere"),
+        ("a@usc.example", "550 No such user", "250 OK", '"usc.example" = "tcp', "next hop tcp:127.0.0.1"),
+        ("a@x.arpa", "550 No such user", "250 OK", '[routes] "*.arpa" = "hold"', "held until it is released"),
+        ("a@isi.example", "550 No such user", "250 OK", "only who may relay", "exchangers of isi.example"),
+        ("a@leaf.example", "250 OK", "250 OK", "the peer leaf", "held until leaf turns the line"),
+        ("@mit.example,@usc.example:a@b.example", "550", "250 OK", "comes off the route",
+         "becomes <@mit.example:sender@its.host>"),
+    ],
+)  # fmt: skip
+def test_route_says_what_is_answered_why_and_where_it_goes(
+    run: Run, house: File, address: str, stranger: str, trusted: str, why: str, where: str
+) -> None:
+    shown = run("route", address).stdout
+    assert f"a stranger        gets {stranger}" in shown
+    assert f"a trusted client  gets {trusted}" in shown
+    assert why in shown
+    assert where.format(data=house / "data") in shown
+    assert not (house / "data").exists()
+
+
+def test_route_knows_the_verbs(run: Run) -> None:
+    shown = run("route", "--mode", "send", "jones").stdout
+    assert "a stranger        gets 502" in shown  # terminals are for trusted clients
+    assert "a trusted client  gets 450 User not active now" in shown
+    assert "no terminal that takes messages now" in shown and "mailbox" not in shown
+    assert "250 User not active now, so will do mail." in run("route", "--mode", "soml", "jones").stdout
+
+
+@pytest.fixture
+def terminal(house: File) -> Iterator[tuple[str, str]]:
+    """A terminal on which we are logged in, as the house's utmp says: (user, line)."""
+    master, slave = os.openpty()
+    line, user = os.ttyname(slave).removeprefix("/dev/"), pwd.getpwuid(os.getuid()).pw_name
+    os.chmod(os.ttyname(slave), 0o620)
+    record = struct.pack(
+        "hi32s4s32s256shhiii4i20x", 7, 1, line.encode(), b"", user.encode(), b"192.0.2.7", 0, 0, 0,
+        int(time.time()) - 3600, 0, 0, 0, 0, 0,
+    )  # fmt: skip
+    (house / "utmp").write_bytes(record)
+    yield user, line
+    os.close(master)
+    os.close(slave)
+
+
+def test_who_shows_the_terminal_and_whether_it_takes_messages(run: Run, terminal: tuple[str, str]) -> None:
+    user, line = terminal
+    (found,) = map(json.loads, run("who", "--json").stdout.splitlines())
+    assert (found["user"], found["terminal"], found["accepting"], found["from"]) == (
+        user,
+        line,
+        True,
+        "192.0.2.7",
+    )
+    heading, row = run("who", user).stdout.splitlines()
+    assert heading.split() == ["USER", "TERMINAL", "MESSAGES", "SINCE", "IDLE", "FROM"]
+    assert row.split()[:3] == [user, line, "yes"] and row.split()[-1] == "192.0.2.7"
+    os.chmod(f"/dev/{line}", 0o600)
+    assert "no" in run("who").stdout.split()
+
+
+def test_who_tells_not_logged_in_from_unknown_from_not_to_be_seen(run: Run, house: File) -> None:
+    unseen = run("who")
+    assert unseen.exit_code == 0 and unseen.stderr.startswith(
+        "mailnode: nobody can be seen: this host has no "
+    )
+    (house / "utmp").write_bytes(b"")
+    assert run("who").stdout == "Nobody is logged in.\n"
+    assert run("who", "jones").stdout == "jones is not logged in.\n"
+    unknown = run("who", "\x1b[2Jx")
+    assert unknown.exit_code == os.EX_NOUSER and unknown.stderr == "mailnode: no user ^[[2Jx here\n"
+
+
+# ------------------------------------------------------------------ user
+
+
+def test_a_password_is_hashed_unless_this_node_must_say_it(run: Run, house: File) -> None:
+    assert "only its hash is kept" in run("user", "password", "jones", said="sesame\n").stdout
+    kept = run("user", "password", "us", said="open sesame")
+    assert "kept readable (mode 0600): this node says it when it calls hub." in kept.stdout
+    file = house / "passwords"
+    assert file.stat().st_mode & 0o777 == 0o600
+    lines = dict(line.split(":") for line in file.read_text().splitlines())
+    assert lines["jones"].startswith("scrypt$") and lines["us"].startswith("secret$")
+    shown = run("user", "list").stdout
+    assert "sesame" not in shown
+    rows = [line.split() for line in shown.splitlines()[1:]]
+    assert rows == [
+        ["jones", "user", "hashed"],
+        ["leaf", "peer", "missing"],
+        ["us", "call", "to", "hub", "readable"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [(b"", 66), (b"\n", 65), (b"\xff\xfe\n", 65), (b"a\0b\n", 65), (b"x" * 1025 + b"\n", 65)],
+)
+def test_what_cannot_be_a_password_is_refused(run: Run, house: File, said: bytes, status: int) -> None:
+    result = run("user", "password", "jones", said=said)
+    assert result.exit_code == status and result.stderr.count("\n") == 1
+    assert not (house / "passwords").exists()
+
+
+def test_a_name_that_means_nothing_here_is_pointed_out(run: Run) -> None:
+    result = run("user", "password", "jnoes", said="x\n")
+    assert result.exit_code == 0 and "jnoes is neither a user nor a peer" in result.stderr
+    assert run("user", "password", "../x", said="x\n").exit_code == os.EX_DATAERR
+
+
+def test_without_a_passwords_file_the_key_is_named(run: Run, house: File) -> None:
+    (house / "mailnode.toml").write_text('[users]\nnames = ["jones"]\n')
+    for words in (("password", "jones"), ("list",)):
+        result = run("user", *words, said="x\n")
+        assert result.exit_code == os.EX_CONFIG and "[users] passwords" in result.stderr
