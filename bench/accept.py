@@ -181,7 +181,8 @@ def main() -> None:
                 figures[name].append(one_round(name, options.messages, Path(root)))
                 accepted, delivered = figures[name][-1]
                 print(
-                    f"round {number + 1}  {name:9} accepted {accepted:6.0f}/s   in the Maildir {delivered:6.0f}/s",
+                    f"round {number + 1}  {name:9} accepted {accepted:6.0f}/s   "
+                    f"in the Maildir {delivered:6.0f}/s",
                     flush=True,
                 )
     medians = {name: statistics.median(delivered for _, delivered in rows) for name, rows in figures.items()}

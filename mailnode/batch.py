@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -124,10 +125,8 @@ class BatchThread(Generic[I, R]):
         """The token that ends the wait; nobody is in a hurry for what a lazy one announces."""
         token = self._wake.get()
         if token is _Token.LAZY:
-            try:
+            with suppress(Empty):
                 token = self._wake.get(timeout=self._patience)
-            except Empty:
-                pass
         return token
 
     def _take(self) -> list[tuple[I, Deferred[R]]]:

@@ -13,6 +13,9 @@ import mailnode
 ROOT = Path(mailnode.__file__).parent
 FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
 
+# The command line stands outside: it opens the house's front doors, and decides nothing.
+OUTSIDE = {"commands"}
+
 ROOMS = {
     "access",
     "channel",
@@ -121,6 +124,8 @@ def _import_breaches(path: str, imported: set[str]) -> Iterator[str]:
                 yield f"the protocol imports {name}"
     elif f"mailnode.{path.removesuffix('.py')}" in VOCABULARY:
         allowed = VOCABULARY
+    elif room in OUTSIDE:
+        return
     elif room:
         own = f"mailnode.{room}"
         allowed = VOCABULARY | {own} | EXCEPTIONS.get(room, set()) | EXCEPTIONS.get(path, set())
@@ -210,7 +215,7 @@ def _size_breaches(tree: ast.AST, source: str) -> Iterator[str]:
 def test_the_house_is_found() -> None:
     assert {"mail.py", "interfaces.py", "smtp/receiver.py", "channel/channel.py"} <= set(FILES)
     folders = {path.split("/")[0] for path in FILES if "/" in path}
-    assert folders == ROOMS
+    assert folders == ROOMS | OUTSIDE
 
 
 @pytest.mark.parametrize("path", FILES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -41,6 +42,18 @@ class Invocation:
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def at_terminal() -> bool:
+    """Whether a person can be asked; standard input may also be closed."""
+    return sys.stdin is not None and sys.stdin.isatty()
+
+
+def read_input(limit: int) -> bytes:
+    """Standard input, at most `limit` octets of it. CommandError (EX_NOINPUT) if it is closed."""
+    if sys.stdin is None:
+        raise CommandError("standard input is closed", os.EX_NOINPUT)
+    return sys.stdin.buffer.read(limit)
 
 
 def status_of(error: OSError) -> int:

@@ -5,14 +5,21 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 import click
 
-from mailnode.commands.invocation import NO_NODE, CommandError, Invocation, pass_invocation, words_of
+from mailnode.commands.invocation import (
+    NO_NODE,
+    CommandError,
+    Invocation,
+    at_terminal,
+    pass_invocation,
+    read_input,
+    words_of,
+)
 from mailnode.commands.message import Stamp, compose, field_names, with_crlf
 from mailnode.commands.output import Screen, note, safe
 from mailnode.commands.verdict import Verdict, exit_status, verdict
@@ -102,9 +109,9 @@ def sender_path(text: str | None, domain: str) -> Path:
 
 def read_message(limit: int) -> bytes:
     """Standard input, with CRLF. CommandError (EX_DATAERR) if it is larger than `limit` octets."""
-    if sys.stdin.isatty():
+    if at_terminal():
         click.echo("Type the message; end it with ^D on a line of its own.", err=True)
-    text = with_crlf(sys.stdin.buffer.read(limit + 1))
+    text = with_crlf(read_input(limit + 1))
     if len(text) > limit:
         raise CommandError(f"the message is larger than {limit} octets", os.EX_DATAERR)
     return text
@@ -126,6 +133,7 @@ def deliver(
     where = parse_where(via) if via is not None else None
     if via is not None and where is None:
         raise CommandError(f"--via: {via!a} is not HOST:PORT", os.EX_USAGE)
+    where = where or find_node(configuration)  # before somebody types for nobody
     text = read_message(int(configuration.limits.message_size))
     if subject and "subject" in (field_names(text) or ()):
         raise CommandError("--subject: the message has a subject of its own", os.EX_USAGE)
@@ -133,7 +141,6 @@ def deliver(
     octets = compose(text, mode, reverse_path, paths, subject, stamp)
     recipients = tuple(Recipient(path, mode) for path in paths)
     letter = Letter(mode, reverse_path, recipients, Body.of(octets), eight_bit=not octets.isascii())
-    where = where or find_node(configuration)
     submitted = _submit(where, Plan(configuration.host), letter, invocation.verbose, via is None)
     if submitted.verb not in (None, mode):
         note(f"{where} does not offer {mode.value}: it was given by MAIL instead")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import click
 
 from mailnode.commands.filters import filters, selection
-from mailnode.commands.invocation import CommandError, Invocation, pass_invocation
+from mailnode.commands.invocation import CommandError, Invocation, at_terminal, pass_invocation
 from mailnode.commands.output import count, note
 from mailnode.commands.spooled import now, opened
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
@@ -138,7 +137,7 @@ def _command(name: str) -> click.Command:
         picked = _choose(ids, everything, chosen)
         configuration = invocation.configuration
         with opened(configuration) as spool:
-            ask = name == "delete" and not yes and sys.stdin.isatty()
+            ask = name == "delete" and not yes and at_terminal()
             if ask and not _sure(spool, picked):
                 note("nothing was deleted")
                 return os.EX_OK

@@ -14,7 +14,16 @@ from mailnode.commands.mail import recipient_path
 from mailnode.commands.output import Screen, count, safe, table
 from mailnode.commands.rcpt import rcpt_reply
 from mailnode.config import Configuration
-from mailnode.interfaces import Account, Addresses, Ambiguous, Forward, IDirectory, ITerminals, Moved
+from mailnode.interfaces import (
+    Account,
+    Addresses,
+    Ambiguous,
+    Forward,
+    IDirectory,
+    IRouting,
+    ITerminals,
+    Moved,
+)
 from mailnode.mail import Client, Destination, Held, Hop, Local, Mode, Path, Reply, Rights
 from mailnode.node import build_directory, build_routing, build_terminals
 from mailnode.smtp.grammar import literal_address

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import pwd
-import sys
 from typing import Final
 
 import click
 from twisted.internet.defer import execute
 
 from mailnode.access.passwords import SECRET_SIZE, Passwords
-from mailnode.commands.invocation import CommandError, Invocation, pass_invocation
+from mailnode.commands.invocation import CommandError, Invocation, at_terminal, pass_invocation, read_input
 from mailnode.commands.output import Screen, note, safe, table
 from mailnode.config import Configuration
 
@@ -86,7 +85,7 @@ def password(invocation: Invocation, name: str) -> None:
     """
     configuration = invocation.configuration
     passwords = passwords_of(configuration)
-    secret = _ask(name) if sys.stdin.isatty() else _read()
+    secret = _ask(name) if at_terminal() else _read()
     why = must_be_readable(configuration, name)
     try:
         passwords.set(name, secret, recoverable=bool(why))
@@ -114,11 +113,11 @@ def _ask(name: str) -> str:
 
 def _read() -> str:
     """The first line of standard input. CommandError (EX_DATAERR, EX_NOINPUT)."""
-    line = sys.stdin.buffer.readline(SECRET_SIZE + 3)
+    line = read_input(SECRET_SIZE + 3).partition(b"\n")[0]
     if not line:
         raise CommandError("no password on standard input", os.EX_NOINPUT)
     try:
-        return _checked(line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"))
+        return _checked(line.removesuffix(b"\r").decode("utf-8"))
     except UnicodeDecodeError:
         raise CommandError("a password is UTF-8 text", os.EX_DATAERR) from None
 

@@ -88,7 +88,7 @@ def test_a_port_that_is_taken_is_one_line_with_its_key(run: Any, tmp_path: Path)
         done = run(*by_twistd("mailnode", file), cwd=tmp_path)
     assert done.returncode == 1
     output = done.stdout + done.stderr
-    (line,) = [line for line in output.splitlines() if "cannot listen" in line]
+    (line,) = [line for line in done.stderr.splitlines() if "cannot listen" in line]
     assert "listen[0].endpoint: cannot listen: " in line
     assert f"127.0.0.1:{port}" in line
     assert "Address already in use" in line
@@ -106,7 +106,7 @@ def test_a_data_folder_that_cannot_be_is_one_line_with_its_key(run: Any, tmp_pat
     done = run(*by_twistd("mailnode", file), cwd=tmp_path)
     assert done.returncode == 1
     output = done.stdout + done.stderr
-    (line,) = [line for line in output.splitlines() if "data: " in line]
+    (line,) = [line for line in done.stderr.splitlines() if "data: " in line]
     assert f"data: {tmp_path}/occupied/data" in line
     assert "Traceback" not in output
 

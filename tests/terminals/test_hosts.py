@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import time
+from contextlib import suppress
 import tty as modes
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -44,11 +45,10 @@ class Pty:
     def fill(self) -> None:
         """As after ^S: nobody reads, until the terminal takes no more."""
         os.set_blocking(self._slave, False)
-        try:
-            while True:
+        deadline = time.monotonic() + 0.1  # the kernel moves what was written on, and has room again
+        while time.monotonic() < deadline:
+            with suppress(BlockingIOError):
                 os.write(self._slave, b"x" * 1024)
-        except BlockingIOError:
-            return
 
     def hang_up(self) -> None:
         os.close(self.master)

@@ -2,10 +2,10 @@
 
 from twisted.application.service import ServiceMaker
 
-mailnode = ServiceMaker("mailnode", "mailnode.tap", "A mail node: receives, delivers, turns.", "mailnode")
-receiver = ServiceMaker(
-    "mailnode receiver", "mailnode.tap_receiver", "A mail node's part that accepts mail.", "mailnode-receiver"
-)
-sender = ServiceMaker(
-    "mailnode sender", "mailnode.tap_sender", "A mail node's part that works the spool off.", "mailnode-sender"
-)
+WHOLE = "A mail node: receives, delivers, turns."
+RECEIVER = "A mail node's part that accepts mail."
+SENDER = "A mail node's part that works the spool off."
+
+mailnode = ServiceMaker("mailnode", "mailnode.tap", WHOLE, "mailnode")
+receiver = ServiceMaker("mailnode receiver", "mailnode.tap_receiver", RECEIVER, "mailnode-receiver")
+sender = ServiceMaker("mailnode sender", "mailnode.tap_sender", SENDER, "mailnode-sender")
