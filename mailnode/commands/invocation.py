@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import dataclass
 from functools import cached_property
+from typing import BinaryIO
 
 import click
 
@@ -49,11 +50,11 @@ def at_terminal() -> bool:
     return sys.stdin is not None and sys.stdin.isatty()
 
 
-def read_input(limit: int) -> bytes:
-    """Standard input, at most `limit` octets of it. CommandError (EX_NOINPUT) if it is closed."""
+def standard_input() -> BinaryIO:
+    """Standard input as octets. CommandError (EX_NOINPUT) if it is closed."""
     if sys.stdin is None:
         raise CommandError("standard input is closed", os.EX_NOINPUT)
-    return sys.stdin.buffer.read(limit)
+    return sys.stdin.buffer
 
 
 def status_of(error: OSError) -> int:

@@ -17,7 +17,7 @@ from mailnode.commands.invocation import (
     Invocation,
     at_terminal,
     pass_invocation,
-    read_input,
+    standard_input,
     words_of,
 )
 from mailnode.commands.message import Stamp, compose, field_names, with_crlf
@@ -111,7 +111,7 @@ def read_message(limit: int) -> bytes:
     """Standard input, with CRLF. CommandError (EX_DATAERR) if it is larger than `limit` octets."""
     if at_terminal():
         click.echo("Type the message; end it with ^D on a line of its own.", err=True)
-    text = with_crlf(read_input(limit + 1))
+    text = with_crlf(standard_input().read(limit + 1))
     if len(text) > limit:
         raise CommandError(f"the message is larger than {limit} octets", os.EX_DATAERR)
     return text

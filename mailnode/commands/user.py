@@ -10,7 +10,13 @@ import click
 from twisted.internet.defer import execute
 
 from mailnode.access.passwords import SECRET_SIZE, Passwords
-from mailnode.commands.invocation import CommandError, Invocation, at_terminal, pass_invocation, read_input
+from mailnode.commands.invocation import (
+    CommandError,
+    Invocation,
+    at_terminal,
+    pass_invocation,
+    standard_input,
+)
 from mailnode.commands.output import Screen, note, safe, table
 from mailnode.config import Configuration
 
@@ -113,11 +119,11 @@ def _ask(name: str) -> str:
 
 def _read() -> str:
     """The first line of standard input. CommandError (EX_DATAERR, EX_NOINPUT)."""
-    line = read_input(SECRET_SIZE + 3).partition(b"\n")[0]
+    line = standard_input().readline(SECRET_SIZE + 3)
     if not line:
         raise CommandError("no password on standard input", os.EX_NOINPUT)
     try:
-        return _checked(line.removesuffix(b"\r").decode("utf-8"))
+        return _checked(line.removesuffix(b"\n").removesuffix(b"\r").decode("utf-8"))
     except UnicodeDecodeError:
         raise CommandError("a password is UTF-8 text", os.EX_DATAERR) from None
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import struct
 import time
-from contextlib import suppress
 import tty as modes
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path as File
 
 import pytest
