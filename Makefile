@@ -1,6 +1,9 @@
 # mailnode: `make run` starts a node, `make test` runs every test. Nothing is installed outside .venv.
 
-PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do command -v $$p && break; done)
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+# The first Python that is there, works, and is recent enough.
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
+	$$p -c '$(RECENT)' >/dev/null 2>&1 && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?=
@@ -11,7 +14,7 @@ help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	@test -n "$(PYTHON)" && $(PYTHON) -c '$(RECENT)' \
 		|| { echo "mailnode needs Python 3.11 or newer (set PYTHON=...)" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 

@@ -124,9 +124,7 @@ def _import_breaches(path: str, imported: set[str]) -> Iterator[str]:
                 yield f"the protocol imports {name}"
     elif f"mailnode.{path.removesuffix('.py')}" in VOCABULARY:
         allowed = VOCABULARY
-    elif room in OUTSIDE:
-        return
-    elif room:
+    elif room and room not in OUTSIDE:
         own = f"mailnode.{room}"
         allowed = VOCABULARY | {own} | EXCEPTIONS.get(room, set()) | EXCEPTIONS.get(path, set())
     else:

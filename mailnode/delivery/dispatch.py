@@ -35,6 +35,7 @@ from mailnode.mail import (
     Local,
     Mode,
     Outcome,
+    Path,
     Recipient,
     Reply,
     Result,
@@ -61,6 +62,7 @@ class Job:
     results: dict[Recipient, Result] = field(default_factory=dict)
     timer: IDelayedCall | None = None
     late: bool = False  # something of it will be due again
+    local: dict[tuple[str, Mode, Path], Deferred[Result]] = field(default_factory=dict)
 
 
 @implementer(IDispatch)
@@ -199,7 +201,7 @@ class Dispatch:
             elif isinstance(place := ruling.destinations[0].place, Hop):
                 relayed.setdefault(place, []).append((recipient, ruling.destinations[0]))
             else:
-                self._one(entry, recipient, ruling.destinations[0]).addCallback(self._arrived, job, recipient)
+                self._one(job, recipient, ruling.destinations[0]).addCallback(self._arrived, job, recipient)
         for hop, pairs in relayed.items():
             for addressed in address(entry, pairs):
                 self._relay.deliver(hop, addressed.letter).addCallback(self._relayed, job, addressed)
@@ -231,7 +233,7 @@ class Dispatch:
             if isinstance(where.place, Hop):
                 relayed.setdefault(where.place, []).append((child, where))
             else:
-                parts.append(self._one(job.entry, child, where).addCallback(_named, child))
+                parts.append(self._one(job, child, where).addCallback(_named, child))
         for hop, pairs in relayed.items():  # RFC 1123 5.3.1.1: one copy for all of them at one host
             for addressed in address(job.entry, pairs):
                 parts.append(self._relay.deliver(hop, addressed.letter).addCallback(addressed.results))
@@ -244,12 +246,22 @@ class Dispatch:
 
         gatherResults(parts).addCallback(all_known)
 
-    def _one(self, entry: Entry, recipient: Recipient, where: Destination) -> Deferred[Result]:
-        """One recipient to a place in this house; never errbacks."""
+    def _one(self, job: Job, recipient: Recipient, where: Destination) -> Deferred[Result]:
+        """One recipient to a place in this house; never errbacks.
+
+        A user whom a message reaches by several names gets it once.
+        """
         if not isinstance(where.place, Local):
             return succeed(HELD)
-        done = self._local(where.place.user, entry, recipient, where)
-        return done.addErrback(self._unexpected, entry)
+        user, sender = where.place.user, self._sender(job.entry, recipient, where)
+        key = (user, recipient.mode, sender)
+        if key not in job.local:
+            done = self._local(user, job.entry, recipient, sender)
+            job.local[key] = done.addErrback(self._unexpected, job.entry)
+        return _also(job.local[key])
+
+    def _sender(self, entry: Entry, recipient: Recipient, where: Destination) -> Path:
+        return where.reverse_path(recipient.sender or entry.envelope.reverse_path)
 
     def _unexpected(self, failure: Failure, entry: Entry) -> Result:
         self._log.failure("{id} could not be delivered", failure, id=entry.id)
@@ -257,9 +269,8 @@ class Dispatch:
 
     # ------------------------------------------------------------- this host
 
-    def _local(self, user: str, entry: Entry, recipient: Recipient, where: Destination) -> Deferred[Result]:
+    def _local(self, user: str, entry: Entry, recipient: Recipient, sender: Path) -> Deferred[Result]:
         """RFC 821 3.4: the verb says which of terminal and mailbox is success."""
-        sender = where.reverse_path(recipient.sender or entry.envelope.reverse_path)
         if recipient.mode is Mode.MAIL:
             return self._mailbox.deliver(user, entry, recipient, sender)
         head = entry.body.head(CHUNK)
@@ -309,3 +320,15 @@ class Dispatch:
 
 def _named(result: Result, recipient: Recipient) -> Results:
     return {recipient: result}
+
+
+def _also(first: Deferred[Result]) -> Deferred[Result]:
+    """Fires as `first` does, and leaves it as it is for others."""
+    told: Deferred[Result] = Deferred()
+
+    def pass_on(result: Result) -> Result:
+        told.callback(result)
+        return result
+
+    first.addCallback(pass_on)
+    return told

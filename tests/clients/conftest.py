@@ -158,6 +158,12 @@ class RunningNode:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
+    def peak(self) -> int:
+        """The largest resident set there ever was, octets."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
     def talk(self) -> Talk:
         return Talk(self.port)
 

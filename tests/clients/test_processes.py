@@ -10,8 +10,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
-from email.utils import mktime_tz, parsedate_tz
+from contextlib import ExitStack, closing, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 
@@ -259,7 +259,7 @@ def test_a_corrected_configuration_reroutes_what_is_queued(make_node: Any) -> No
     talk = node.talk()
     opening = (*OPENING[:2], "RCPT TO:<jones@usc.example>", OPENING[3])
     assert talk.codes(*opening, "hi\r\n.", "QUIT") == [250, 250, 250, 354, 250, 221]
-    node.wait_for_log("later: MAIL to <jones@usc.example>: 451 4.4.1 Cannot connect")
+    node.wait_for_log("later: MAIL to <jones@usc.example> at usc.example: 451 4.4.1 Cannot connect")
     reread(node, 'domains = ["mit.example", "usc.example"]\n' + NODE)
     (message,) = node.wait_for_mail("jones")
     assert message.endswith("\n\nhi\n")
@@ -338,6 +338,12 @@ def control(node: Any) -> socket.socket:
     return channel
 
 
+def serves(node: Any) -> bool:
+    with suppress(ConnectionError, ValueError):  # those before us are not all forgotten yet
+        return "pid" in node.status()
+    return False
+
+
 def test_garbage_on_the_control_socket_is_an_error_and_harms_nobody(make_node: Any) -> None:
     node = make_node(NODE).start()
     assert (node.data / "control.sock").stat().st_mode & 0o777 == 0o600
@@ -372,10 +378,16 @@ def test_garbage_on_the_control_socket_is_an_error_and_harms_nobody(make_node: A
         channel.sendall(b"x" * 70_000)  # a line without an end
         assert json.loads(stream.readline()) == {"error": "request too long"}
         assert stream.readline() == b""
-    many = [control(node) for _ in range(60)]  # more than are served at once
-    for channel in many:
-        channel.close()
-    wait_until(lambda: "pid" in node.status(), "the control socket serves again")
+    served = 0
+    with ExitStack() as many:
+        for _ in range(60):  # more than are served at once
+            channel = many.enter_context(control(node))
+            stream = many.enter_context(channel.makefile("rwb", buffering=0))
+            with suppress(ConnectionError):  # it may be closed before we say a word
+                stream.write(b'{"do": "status"}\n')
+                served += b'"ok": true' in stream.readline()
+    assert served == 50
+    wait_until(lambda: serves(node), "the control socket serves again")
     assert give(node) == 250
     node.wait_for_mail("jones")
     assert "Traceback" not in node.text()
@@ -433,7 +445,7 @@ def test_a_wall_clock_that_is_stepped_neither_starves_nor_fires_any_timer(
     assert talk.codes("NOOP") == [250]  # set forward, no time-out comes at once
     assert give(node) == 250
     (message,) = node.wait_for_mail("jones")
-    arrived = mktime_tz(parsedate_tz(message.partition(";\n")[2].partition("\n")[0]) or ())
+    arrived = parsedate_to_datetime(message.partition(";\n")[2].partition("\n")[0].strip()).timestamp()
     assert abs(arrived - time.time() - step) < 60  # the clock of the node did step
     (farewell,) = talk.reply()  # set back, it comes all the same
     assert farewell.startswith("421 ") and 1.5 < time.monotonic() - start < 8

@@ -1,0 +1,232 @@
+"""Dispatch: each recipient afresh to where it leads, once, and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.task import Clock
+from zope.interface import implementer
+
+from mailnode.delivery.dispatch import GATHER, ROOM, Dispatch
+from mailnode.delivery.mailbox import MemoryMailbox
+from mailnode.delivery.settling import Settling
+from mailnode.directory.directory import Directory
+from mailnode.directory.users import NamedUsers
+from mailnode.interfaces import INotices, IRelay, Results, Selection
+from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
+from mailnode.routing.routes import Routing
+from mailnode.spool.memory import MemorySpool
+from mailnode.terminals.memory import MemoryTerminals
+
+
+@implementer(IRelay)
+class Relay:
+    """Gives letters to nobody until the test answers."""
+
+    def __init__(self) -> None:
+        self.letters: list[tuple[Hop, Letter, Deferred[Results]]] = []
+
+    def deliver(self, hop: Hop, letter: Letter) -> Deferred[Results]:
+        told: Deferred[Results] = Deferred()
+        self.letters.append((hop, letter, told))
+        return told
+
+    def answer(self, reply: Reply) -> None:
+        _, letter, told = self.letters.pop(0)
+        told.callback(dict.fromkeys(letter.recipients, Result.of(reply)))
+
+
+@implementer(INotices)
+class Notices:
+    def __init__(self) -> None:
+        self.told: list[tuple[str, list[str]]] = []
+
+    def failed(self, entry: Entry, results: Results) -> Deferred[None]:
+        self.told.append(("failed", sorted(r.path.mailbox for r in results)))
+        return succeed(None)
+
+    def delayed(self, entry: Entry, results: Results, until: float) -> Deferred[None]:
+        self.told.append(("delayed", sorted(r.path.mailbox for r in results)))
+        return succeed(None)
+
+
+def members(*names: str) -> tuple[tuple[str, Path], ...]:
+    return tuple(("", Path(*name.split("@"))) for name in names)
+
+
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.clock.advance(1_000_000)
+        self.spool = MemorySpool(self.clock.seconds)
+        self.directory = Directory(
+            [NamedUsers([("jones", ""), ("brown", "")])],
+            aliases={"boss": members("jones@mit.edu"), "all": members("jones@mit.edu", "x@usc.edu")},
+            domains=["mit.edu"],
+        )
+        self.routing = Routing("mit.edu", ["mit.edu"], self.directory, held=["leaf.edu"])
+        self.mailbox = MemoryMailbox()
+        self.terminals = MemoryTerminals()
+        self.relay = Relay()
+        self.notices = Notices()
+        settling = Settling(self.spool, self.notices, self.decide, 99, self.clock, self.clock.seconds)
+        self.dispatch = Dispatch(
+            *(self.spool, self.routing, self.mailbox, self.terminals, self.relay, settling),
+            self.clock,
+            self.clock.seconds,
+        )
+
+    def decide(self, attempts: int, age: float, warned: bool) -> tuple[float | None, bool]:
+        return (None, False) if attempts > 2 else (60.0, attempts == 2)
+
+    def give(self, *names: str, mode: Mode = Mode.MAIL) -> None:
+        draft = self.spool.draft()
+        draft.write(b"Subject: x\r\n\r\nhi\r\n")
+        recipients = tuple(Recipient(Path(*name.split("@")), mode) for name in names)
+        envelope = Envelope(mode, Path("smith", "usc.edu"), recipients)
+        lease = self.dispatch.has_room()
+        self.spool.accept(self.spool.new_id(), envelope, draft, lease).addCallback(
+            lambda entry: self.dispatch.take(entry) if entry is not None else None
+        )
+
+    def queue(self) -> list[tuple[str, str]]:
+        """(recipient, state) of all that is in the spool."""
+        (listing,) = found(self.spool.listing(Selection()))
+        return [(r.path.mailbox, r.state) for message in listing for r in message.recipients]
+
+
+def found(deferred: Deferred[Any]) -> list[Any]:
+    result: list[Any] = []
+    deferred.addCallback(result.append)
+    return result
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_local_recipient_has_the_message_and_the_spool_forgets_it(world: World) -> None:
+    world.give("jones@mit.edu")
+    assert len(world.mailbox.messages["jones"]) == 1 and world.queue() == []
+
+
+def test_a_user_of_several_names_gets_a_message_once(world: World) -> None:
+    world.give("jones@mit.edu", "boss@mit.edu", "all@mit.edu")
+    assert len(world.mailbox.messages["jones"]) == 1
+    world.clock.advance(GATHER)
+    world.relay.answer(Reply(250, "ok"))
+    assert world.queue() == []
+
+
+def test_what_is_done_is_written_down_while_the_rest_takes_long(world: World) -> None:
+    world.give("jones@mit.edu", "x@usc.edu")
+    assert len(world.queue()) == 2
+    world.clock.advance(GATHER)
+    assert world.queue() == [("x@usc.edu", "leased")]
+    world.relay.answer(Reply(250, "ok"))
+    assert world.queue() == []
+
+
+def test_a_member_that_must_wait_takes_the_place_of_its_alias(world: World) -> None:
+    world.give("all@mit.edu")
+    world.relay.answer(Reply(450, "busy"))
+    assert world.queue() == [("x@usc.edu", "queued")]
+    world.clock.advance(61)
+    assert [str(letter.recipients[0].path) for _, letter, _ in world.relay.letters] == ["<x@usc.edu>"]
+    assert len(world.mailbox.messages["jones"]) == 1
+
+
+def test_a_later_recipient_is_tried_again_warned_of_and_given_up(world: World) -> None:
+    world.give("x@usc.edu")
+    for told in ([], [("delayed", ["x@usc.edu"])], [("delayed", ["x@usc.edu"]), ("failed", ["x@usc.edu"])]):
+        world.relay.answer(Reply(450, "busy"))
+        assert world.notices.told == told
+        world.clock.advance(61)
+    assert world.queue() == [] and world.relay.letters == []
+
+
+def test_a_send_is_not_queued(world: World) -> None:
+    world.give("x@usc.edu", mode=Mode.SEND)
+    world.relay.answer(Reply(451, "busy"))
+    assert world.queue() == [] and world.notices.told == [("failed", ["x@usc.edu"])]
+
+
+def test_mail_for_a_peer_is_held_and_not_tried(world: World) -> None:
+    world.give("b@leaf.edu", "jones@mit.edu")
+    assert world.queue() == [("b@leaf.edu", "held")]
+    world.clock.advance(100_000)
+    assert world.queue() == [("b@leaf.edu", "held")]
+
+
+def test_a_user_who_is_gone_when_the_mail_comes_is_a_notice(world: World) -> None:
+    world.give("nobody@mit.edu")
+    assert world.queue() == [] and world.notices.told == [("failed", ["nobody@mit.edu"])]
+
+
+@pytest.mark.parametrize("mode", [Mode.SOML, Mode.SAML])
+def test_a_verb_for_terminals_falls_back_to_the_mailbox(world: World, mode: Mode) -> None:
+    world.give("jones@mit.edu", mode=mode)
+    assert len(world.mailbox.messages["jones"]) == 1 and world.terminals.shown == []
+
+
+def test_soml_that_is_shown_is_not_mailed_and_saml_is_both(world: World) -> None:
+    world.terminals.log_in("jones")
+    world.give("jones@mit.edu", mode=Mode.SOML)
+    assert len(world.terminals.shown) == 1 and "jones" not in world.mailbox.messages
+    world.give("jones@mit.edu", mode=Mode.SAML)
+    assert len(world.terminals.shown) == 2 and len(world.mailbox.messages["jones"]) == 1
+
+
+def test_what_does_not_fit_stays_queued_and_is_taken_when_there_is_room(world: World) -> None:
+    for number in range(ROOM + 3):
+        world.give(f"u{number}@usc.edu")
+    assert [state for _, state in world.queue()].count("leased") == ROOM
+    assert not world.dispatch.has_room()
+    for _ in range(ROOM + 3):
+        world.relay.answer(Reply(250, "ok"))
+        world.clock.advance(0)
+    assert world.queue() == []
+
+
+def test_stop_waits_for_what_is_in_hand_and_takes_nothing_more(world: World) -> None:
+    world.give("x@usc.edu")
+    stopped = found(world.dispatch.stop())
+    assert stopped == [] and not world.dispatch.has_room()
+    world.relay.answer(Reply(250, "ok"))
+    assert stopped == [None]
+
+
+def test_start_takes_back_what_was_in_hand_when_the_node_died(world: World) -> None:
+    world.give("x@usc.edu")
+    after = World()
+    after.spool = world.spool
+    settling = Settling(after.spool, after.notices, after.decide, 99, after.clock, after.clock.seconds)
+    dispatch = Dispatch(
+        *(after.spool, after.routing, after.mailbox, after.terminals, after.relay, settling),
+        after.clock,
+        after.clock.seconds,
+    )
+    dispatch.start()
+    assert len(after.relay.letters) == 1
+
+
+def test_a_disk_that_refuses_settlements_is_asked_again_until_it_takes_them(world: World) -> None:
+    real: Callable[..., Deferred[None]] = world.spool.settle
+    refusals = [OSError("full"), OSError("full")]
+
+    def settle(settlement: Any) -> Deferred[None]:
+        if refusals:
+            failed: Deferred[None] = Deferred()
+            failed.errback(refusals.pop())
+            return failed
+        return real(settlement)
+
+    world.spool.settle = settle  # type: ignore[method-assign]
+    world.give("jones@mit.edu")
+    assert world.queue() == [("jones@mit.edu", "leased")]
+    world.clock.pump([10.0, 10.0])
+    assert world.queue() == []
