@@ -16,7 +16,7 @@ from mailnode.delivery.settling import Settling
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.interfaces import INotices, IRelay, Results, Selection
-from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
+from mailnode.mail import Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
 from mailnode.routing.routes import Routing
 from mailnode.spool.memory import MemorySpool
 from mailnode.terminals.memory import MemoryTerminals
