@@ -295,6 +295,8 @@ def _parse_endpoint(parse: Callable[[Any, str], object], text: str) -> None:
         # The sockets of `systemd:` are there when systemd starts us, not when a file is checked.
         if "systemd:" not in text:
             raise ValueError(f"{shown(text)} is not an endpoint") from None
+    except ImportError:
+        raise ValueError(f"{shown(text)} needs the package pyOpenSSL, which is not installed") from None
     except OSError as error:  # ssl: and tls: read their certificates now
         raise ValueError(f"{shown(text)}: {error.strerror or 'unreadable'} ({error.filename})") from None
     except (ValueError, TypeError, KeyError, AttributeError) as error:

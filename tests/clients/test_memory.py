@@ -113,8 +113,9 @@ def wait_for_files(node: Any, count: int) -> list[Path]:
 def text_digest(file: Path) -> str:
     """The SHA-256 of the text of a message, header left out."""
     with file.open("rb") as stream:
-        while stream.readline() != b"\n":
-            continue
+        while line := stream.readline():
+            if line == b"\n":
+                break
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

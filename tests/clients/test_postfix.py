@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
-import signal
 import smtplib
 import subprocess
 import tempfile
@@ -208,7 +207,7 @@ class Postfix:
 
 
 @pytest.fixture(scope="module")
-def postfix(need: Any, free_port: Any, wait_for_port: Any) -> Iterator[Postfix]:
+def postfix(need: Any, run: Any, free_port: Any, wait_for_port: Any) -> Iterator[Postfix]:
     """Starts a Postfix; only root can, for its daemons change their user."""
     need("postfix")
     if os.geteuid() != 0:
@@ -220,24 +219,29 @@ def postfix(need: Any, free_port: Any, wait_for_port: Any) -> Iterator[Postfix]:
     )
     folder = Path(tempfile.mkdtemp(prefix="mailnode-postfix-", dir="/tmp"))
     postfix = Postfix(folder, free_port(), daemons)
-    with (folder / "start").open("wb") as output:
-        process = subprocess.Popen(
-            [need("postfix"), "-c", str(folder / "config"), "start-fg"],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    config = str(folder / "config")
     try:
+        run(need("postfix"), "-c", config, "check")  # makes the folders of the queue
+        # Not by `postfix start-fg`: its master leaves our process group and would outlive us. This one is
+        # our child, takes its own children with it, and ends by itself if nobody is left to end it.
+        with (folder / "start").open("wb") as output:
+            master = subprocess.Popen(
+                [str(daemons / "master"), "-c", config, "-d", "-e", "600"],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
         try:
-            wait_for_port(postfix.port)
-        except pytest.fail.Exception:
-            pytest.fail(f"Postfix did not start: {(folder / 'start').read_text()} {postfix.log()}")
-        yield postfix
+            try:
+                wait_for_port(postfix.port)
+            except pytest.fail.Exception:
+                pytest.fail(f"Postfix did not start: {(folder / 'start').read_text()} {postfix.log()}")
+            yield postfix
+        finally:
+            master.terminate()
+            master.wait(15)
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(15)
         shutil.rmtree(folder)
 
 

@@ -124,7 +124,7 @@ def test_a_second_one_that_would_work_the_spool_off_ends_with_one_clear_line(
 
 
 def test_sigterm_tells_idle_clients_and_ends_at_once(make_node: Any) -> None:
-    node = make_node(NODE).start()
+    node = make_node(NODE.replace("drain = 5", "drain = 2")).start()
     idle = [node.talk() for _ in range(3)]
     assert idle[0].codes("HELO a") == [250]
     assert idle[1].codes(*OPENING[:3]) == [250, 250, 250]  # in a transaction, and idle
@@ -134,7 +134,7 @@ def test_sigterm_tells_idle_clients_and_ends_at_once(make_node: Any) -> None:
         assert farewell.startswith("421 mit.example")
         assert talk.reply() == []
     # who is in a transaction may go on with it, but not for ever
-    assert wait_for_end(node, 8) < 6.5
+    assert wait_for_end(node, 8) < 4
     assert node.process.returncode == -signal.SIGTERM
     assert "mailnode stopped" in node.text()
 
@@ -381,11 +381,10 @@ def test_garbage_on_the_control_socket_is_an_error_and_harms_nobody(make_node: A
     served = 0
     with ExitStack() as many:
         for _ in range(60):  # more than are served at once
-            channel = many.enter_context(control(node))
-            stream = many.enter_context(channel.makefile("rwb", buffering=0))
+            caller = many.enter_context(control(node))
             with suppress(ConnectionError):  # it may be closed before we say a word
-                stream.write(b'{"do": "status"}\n')
-                served += b'"ok": true' in stream.readline()
+                caller.sendall(b'{"do": "status"}\n')
+                served += b'"ok": true' in caller.recv(4096)
     assert served == 50
     wait_until(lambda: serves(node), "the control socket serves again")
     assert give(node) == 250
@@ -426,9 +425,7 @@ def stepped_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[
     return step
 
 
-@pytest.mark.parametrize(
-    "step", [-2 * 86400, 3600, 10 * 86400], ids=["two days back", "an hour on", "ten days on"]
-)
+@pytest.mark.parametrize("step", [-2 * 86400, 10 * 86400], ids=["two days back", "ten days on"])
 def test_a_wall_clock_that_is_stepped_neither_starves_nor_fires_any_timer(
     make_node: Any, stepped_clock: Any, step: int
 ) -> None:
