@@ -27,21 +27,21 @@ Parameters: TypeAlias = dict[str, str | None]
 # <c> of RFC 821 = atext of RFC 5322: printable, neither <special> nor SP
 _ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
 # <string> ::= <char> | <char> <string>;  <char> ::= <c> | "\" <x>   (RFC 821)
-_STRING = rf"(?:{_ATEXT}|\\[ -~])++"
+_STRING = rf"(?:{_ATEXT}|\\[ -~])+"
 # Dot-string = Atom *("." Atom)
-_DOT_STRING = rf"{_STRING}(?:\.{_STRING})*+"
+_DOT_STRING = rf"{_STRING}(?:\.{_STRING})*"
 # Quoted-string = DQUOTE *QcontentSMTP DQUOTE;  qtextSMTP = %d32-33 / %d35-91 / %d93-126
-_QUOTED_STRING = r'"(?:[ !#-\[\]-~]|\\[ -~])*+"'
+_QUOTED_STRING = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
 # Local-part = Dot-string / Quoted-string
 _LOCAL = rf"(?:{_DOT_STRING}|{_QUOTED_STRING})"
 # sub-domain = Let-dig [Ldh-str];  <element> ::= <name> | "#" <number> | ...   (RFC 821)
-_LABEL = r"(?:[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*+|#[0-9]++)"
+_LABEL = r"(?:[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*|#[0-9]++)"
 # address-literal = "[" ( IPv4-address-literal / IPv6-address-literal ) "]"; `_literal` looks closer
 _LITERAL = r"\[[0-9A-Za-z.:]{2,64}+\]"
 # Domain = sub-domain *("." sub-domain) / address-literal
-_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*+|{_LITERAL})"
+_DOMAIN = rf"(?:{_LABEL}(?:\.{_LABEL})*|{_LITERAL})"
 # A-d-l = At-domain *( "," At-domain )
-_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*+"
+_ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*"
 # Path = "<" [ A-d-l ":" ] Mailbox ">";  <reverse-path> may be "<>"
 _PATH = rf"<(?:(?:({_ROUTE}):)?({_LOCAL})@({_DOMAIN})|([Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])|)>"
 # esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-");  esmtp-value = 1*(%d33-60 / %d62-126)
@@ -58,7 +58,7 @@ _command = re.compile(rb"([A-Za-z0-9]{1,%d}+)(?: ++([ -~]*+))?\Z" % VERB_LIMIT).
 _quoted_pair = re.compile(r"\\(.)")
 _phrase = re.compile(r"([^<>\x00-\x1f\x7f-\x9f]*+)(<.++)\Z").match
 _hexchar = re.compile(r"\+([0-9A-F]{2})")
-_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*+\Z").match
+_xtext = re.compile(r"(?:[!-*,-<>-~]|\+[0-9A-F]{2})*\Z").match
 
 
 # -------------------------------------------------------------------------- paths
