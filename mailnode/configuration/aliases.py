@@ -9,8 +9,8 @@ from mailnode.configuration.values import shown
 
 SIZE: Final = 8 << 20  # octets
 
-_entry = re.compile(r'\s*+(?:"((?:[^"\\]|\\.)++)"|([^\s:"#][^:"]*+))\s*+:(.*)\Z', re.DOTALL).match
-_words = re.compile(r'(?:"(?:[^"\\]|\\.)*+"|[^",])++').findall
+_entry = re.compile(r'\s*+(?:"((?:[^"\\]|\\.)+)"|([^\s:"#][^:"]*+))\s*+:(.*)\Z', re.DOTALL).match
+_words = re.compile(r'(?:"(?:[^"\\]|\\.)*"|[^",])+').findall
 
 
 def parse_aliases(text: str, origin: str) -> tuple[dict[str, list[str]], list[str]]:

@@ -136,7 +136,7 @@ class Targets(tuple[Target, ...]):
 
 # ------------------------------------------------------------------------ reading
 
-_duration = re.compile(r"(?:[0-9]{1,12}+[smhdw])++\Z").match
+_duration = re.compile(r"(?:[0-9]{1,12}+[smhdw])+\Z").match
 _duration_parts = re.compile(r"([0-9]+)([smhdw])").findall
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _size = re.compile(r"([0-9]{1,15}+)([KMGkmg]?)\Z").match
