@@ -32,7 +32,7 @@ SEED = int(os.environ.get("MAILNODE_CRASH_SEED", "821"))
 SESSIONS = 6
 ROUNDS = 4
 PATIENCE = 30.0 + MESSAGES / 20  # seconds
-BURST = 50  # messages that may be on their way between two hosts when one of them dies
+BURST = 20  # messages that may be on their way between two hosts when one of them dies
 
 NODE = """
 hostname = "mit.example"
@@ -160,8 +160,9 @@ def names_of(node: Any) -> int:
     return sum(len(os.listdir(folder)) for folder in folders if folder.is_dir())
 
 
-def judge(campaign: Campaign, node: Any, twice: int) -> None:
-    """The oracle over the mailboxes of `node`; at most `twice` messages may be there more than once."""
+def judge(campaign: Campaign, node: Any, relayed: bool = False, kills: int = 0) -> None:
+    """The oracle over the mailboxes of `node`. Only what is `relayed` may be there twice (RFC 1047): what
+    the next host had taken when somebody was killed, before that was written down."""
     wait_until(lambda: names_of(node) >= len(campaign.acknowledged), "all that was acknowledged")
     found: Counter[str] = Counter()
 
@@ -176,22 +177,24 @@ def judge(campaign: Campaign, node: Any, twice: int) -> None:
     assert campaign.acknowledged - set(found) == set(), f"lost; seed {SEED}"
     assert set(found) - campaign.attempted == set(), f"unexpected; seed {SEED}"
     duplicates = sum(times - 1 for times in found.values())
-    assert duplicates <= twice, f"{duplicates} duplicates; seed {SEED}"
+    allowed = min(kills * BURST, len(campaign.acknowledged) // 2) if relayed else 0
+    assert duplicates <= allowed, f"{duplicates} duplicates; seed {SEED}"
+    assert max(found.values()) <= 1 + kills, f"more copies than kills; seed {SEED}"
 
 
 def kill_and_start(draw: random.Random, campaign: Campaign, count: int, *nodes: Any) -> int:
     """Kills one of `nodes` at random moments while the campaign runs; returns how often."""
+    kills = 0
     moments = sorted(draw.sample(range(count // 20, count * 9 // 10), ROUNDS))
     for moment in moments:
         campaign.wait_for(moment)
         time.sleep(draw.random() * 0.01)  # not always just behind a reply
         node = draw.choice(nodes)
-        node.kill()
-        node.start()
-        if draw.random() < 0.5:  # and once more, while it takes up what was left
+        for _ in range(draw.randint(1, 2)):  # the second time while it takes up what was left
             node.kill()
             node.start()
-    return 2 * len(moments)
+            kills += 1
+    return kills
 
 
 def nothing_queued(node: Any) -> bool:
@@ -236,7 +239,7 @@ def test_no_acknowledged_message_is_lost_or_doubled_by_kill_9(
     finally:
         campaign.stop()
     # a delivery that is repeated replaces itself: the name of its file is the same
-    judge(campaign, node, twice=0)
+    judge(campaign, node)
     wait_until(lambda: nothing_left(node), "an empty spool")
 
 
@@ -250,8 +253,7 @@ def test_no_acknowledged_message_is_lost_on_its_way_through_two_nodes(make_node:
         campaign.finish()
     finally:
         campaign.stop()
-    # RFC 1047: what usc had taken and mit had not yet written down goes over again
-    judge(campaign, usc, twice=kills * BURST)
+    judge(campaign, usc, relayed=True, kills=kills)
     wait_until(lambda: nothing_left(mit) and nothing_left(usc), "empty spools")
 
 
@@ -264,7 +266,7 @@ def test_no_acknowledged_message_is_lost_by_a_receiver_and_a_sender_apart(make_n
         campaign.finish()
     finally:
         campaign.stop()
-    judge(campaign, sender, twice=0)
+    judge(campaign, sender)
     wait_until(lambda: nothing_left(sender), "an empty spool")
 
 
