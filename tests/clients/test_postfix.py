@@ -62,15 +62,13 @@ def taken_by_sink(folder: Path) -> list[bytes]:
     return [file.read_bytes() for file in sorted(folder.iterdir())]
 
 
-def test_smtp_sink_takes_many_messages_over_few_connections(make_node: Any, sink: Any) -> None:
+def test_smtp_sink_is_told_the_right_paths_of_a_hundred_messages(make_node: Any, sink: Any) -> None:
     port, folder = sink()
     node = make_node(house(port)).start()
     submit(node, *[HEADER + b".%03d\r\n" % number for number in range(100)])
     node.wait_for_empty_spool()
     taken = taken_by_sink(folder)
     assert sorted(dump.rstrip(b"\n")[-4:] for dump in taken) == [b".%03d" % number for number in range(100)]
-    ports = {line for dump in taken for line in dump.splitlines() if line.startswith(b"X-Client-Addr")}
-    assert len(ports) >= 1
     assert all(b"X-Mail-Args: <Jones@mit.edu>" in dump for dump in taken)
     assert all(b"X-Rcpt-Args: <green@usc.edu>" in dump for dump in taken)
     assert all(b"X-Helo-Args: mit.edu" in dump for dump in taken)

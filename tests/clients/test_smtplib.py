@@ -116,7 +116,7 @@ def test_a_hundred_recipients_of_one_message_all_get_it(make_node: Any) -> None:
     assert [len(node.mailbox(user)) for user in users] == [1] * 100
 
 
-def test_several_messages_on_one_connection_keep_their_order(make_node: Any) -> None:
+def test_each_of_several_messages_on_one_connection_keeps_its_own_sender_and_text(make_node: Any) -> None:
     node = make_node(HOUSE).start()
     with smtplib.SMTP("127.0.0.1", node.port, timeout=20) as client:
         for number in range(20):
