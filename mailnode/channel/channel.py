@@ -7,13 +7,16 @@ when the line is turned the channel holds the other role, which begins in its in
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final, TypeAlias, cast
 from typing import Protocol as Shape
-from typing import TypeAlias
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+SHORT: Final = 4096  # octets; replies and commands are shorter, mail data is not
 
 # speaker ("C" who leads, "S" who replies; or "turn"), octets
 Trace: TypeAlias = Callable[[str, bytes], None]
@@ -89,6 +92,7 @@ class Channel(Protocol):
         self._timer: IDelayedCall | None = None
         self._pauses: set[str] = set()
         self._throttled = False
+        self._direct = False  # the transport's buffer is empty, for nothing was ever given to it
         self.connected_now = False
 
     # ------------------------------------------------------------- what roles use
@@ -96,7 +100,27 @@ class Channel(Protocol):
     def write(self, octets: bytes) -> None:
         if self._trace is not None and self._role is not None:
             self._trace(self._role.letter, octets)
-        self.transport.write(octets)
+        if self._direct:
+            octets = self._write_now(octets)
+        if octets:
+            self.transport.write(octets)
+
+    def _write_now(self, octets: bytes) -> bytes:
+        """Gives a short write to the socket at once, and returns what the transport has to take.
+
+        A reactor that is asked to write registers the socket, comes round, writes, and unregisters: for
+        a reply that fits the socket's buffer anyway that costs more than the reply. Once the transport
+        has been given something, its buffer may hold octets that must go first: so never again.
+        """
+        transport = cast(Connection, self.transport)
+        self._direct = len(octets) <= SHORT and not transport.TLS
+        if not self._direct:
+            return octets
+        sent = transport.writeSomeData(octets)
+        if sent == len(octets):
+            return b""
+        self._direct = False
+        return octets[sent:] if isinstance(sent, int) else octets
 
     def expect(self, patience: float) -> None:
         """Something must happen within `patience` seconds from now, or the role is told."""
@@ -152,6 +176,7 @@ class Channel(Protocol):
 
     def connectionMade(self) -> None:
         self.connected_now = True
+        self._direct = isinstance(self.transport, Connection)  # no wrapper, which may do something else
         self._hold(self._first(self))
 
     def dataReceived(self, data: bytes) -> None:
