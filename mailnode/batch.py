@@ -16,6 +16,7 @@ from time import sleep
 from typing import Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
+from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 I_contra = TypeVar("I_contra", contravariant=True)
@@ -109,6 +110,13 @@ class BatchThread(Generic[I, R]):
         return waiting
 
     def _run(self) -> None:
+        try:
+            self._work_off()
+        except BaseException as error:  # not the work's own, which `_results` caught: the thread is of no use
+            self._call_from_thread(self._died, Failure(error))
+        self._call_from_thread(self._ended)
+
+    def _work_off(self) -> None:
         crowded = False
         token = None
         while token is not _Token.STOP:
@@ -119,7 +127,6 @@ class BatchThread(Generic[I, R]):
                 crowded = len(batch) > 1 and self._gather > 0
                 results = _results(self._work, [item for item, _ in batch])
                 self._call_from_thread(_fire, [waiting for _, waiting in batch], results)
-        self._call_from_thread(self._ended)
 
     def _wait(self) -> _Token:
         """The token that ends the wait; nobody is in a hurry for what a lazy one announces."""
@@ -133,6 +140,14 @@ class BatchThread(Generic[I, R]):
         self._woken = None
         items = self._items
         return [items.popleft() for _ in range(min(len(items), self._limit))]
+
+    def _died(self, failure: Failure) -> None:
+        """Nothing may wait for ever: what is queued fails, and so does what will be submitted."""
+        Logger("mailnode.batch").failure("the thread {name} has died", failure, name=self._name)
+        if self._end is None:
+            self._end = Deferred()
+        for _, waiting in self._take():
+            waiting.errback(failure)
 
     def _ended(self) -> None:
         if self._thread is not None:
