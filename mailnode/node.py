@@ -269,6 +269,7 @@ def build_routing(configuration: Configuration, directory: Directory) -> Routing
         directory,
         routes=configuration.routes,
         held=[domain for peer in configuration.peer for domain in peer.domains],
+        addresses=("127.0.0.1", "::1", *own_addresses(configuration)),
     )
 
 

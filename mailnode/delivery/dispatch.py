@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -31,6 +31,7 @@ from mailnode.mail import (
     CHUNK,
     Destination,
     Entry,
+    Held,
     Hop,
     Local,
     Mode,
@@ -196,7 +197,7 @@ class Dispatch:
             ruling = self._routing.route(recipient.path, recipient.mode, OURS)
             if not ruling.reply.ok:
                 self._done(job, {recipient: Result.of(ruling.reply)})
-            elif len(ruling.destinations) != 1:
+            elif len(ruling.destinations) != 1 or _waits_elsewhere(recipient, ruling.destinations[0]):
                 self._forward(job, recipient, ruling.destinations)
             elif isinstance(place := ruling.destinations[0].place, Hop):
                 relayed.setdefault(place, []).append((recipient, ruling.destinations[0]))
@@ -223,7 +224,7 @@ class Dispatch:
                 number=-(recipient.number * DESTINATIONS + index + 1),
                 attempts=recipient.attempts,
                 original=recipient.original or recipient.path,
-                sender=where.sender or recipient.sender,
+                sender=self._child_sender(job.entry, recipient, where),
             )
             for index, where in enumerate(destinations)
         ]
@@ -256,9 +257,15 @@ class Dispatch:
         user, sender = where.place.user, self._sender(job.entry, recipient, where)
         key = (user, recipient.mode, sender)
         if key not in job.local:
-            done = self._local(user, job.entry, recipient, sender)
+            done = maybeDeferred(self._local, user, job.entry, recipient, sender)
             job.local[key] = done.addErrback(self._unexpected, job.entry)
         return _also(job.local[key])
+
+    def _child_sender(self, entry: Entry, recipient: Recipient, where: Destination) -> Path | None:
+        """The reverse-path of what takes a recipient's place: a list's owner, or one with our name."""
+        if entry.envelope.reverse_path.is_null:
+            return recipient.sender
+        return self._sender(entry, recipient, where) if where.via else where.sender or recipient.sender
 
     def _sender(self, entry: Entry, recipient: Recipient, where: Destination) -> Path:
         return where.reverse_path(recipient.sender or entry.envelope.reverse_path)
@@ -316,6 +323,11 @@ class Dispatch:
             self._maybe_stopped()
         elif was_full or job.late or self._timer is None:
             self.wake()
+
+
+def _waits_elsewhere(recipient: Recipient, where: Destination) -> bool:
+    """Held mail is found by the path in its row: that must be the one that leads to the peer."""
+    return isinstance(where.place, Held) and recipient.path.next_host.lower() != where.place.domain.lower()
 
 
 def _named(result: Result, recipient: Recipient) -> Results:

@@ -85,14 +85,16 @@ class Settling:
         told: Deferred[None] | None = None
         failed = {r: result for r, result in settled.items() if result.outcome is Outcome.FAILED}
         if failed:
-            told = self._notices.failed(entry, failed)
+            told = self._sent(lambda: self._notices.failed(entry, failed))
         if warn:
             late = {r: result for r, result in settled.items() if result.outcome is Outcome.LATER}
-            delayed = self._notices.delayed(entry, late, entry.arrived + self._expire)
+            delayed = self._sent(lambda: self._notices.delayed(entry, late, entry.arrived + self._expire))
             told = delayed if told is None else told.addCallback(lambda _: delayed)
-        if told is not None:
-            told.addErrback(self._again, lambda: self._tell(entry, settled, warn))
         return told
+
+    def _sent(self, send: Callable[[], Deferred[None]]) -> Deferred[None]:
+        """Each notice is tried again by itself: another that was sent is not sent twice."""
+        return send().addErrback(self._again, lambda: self._sent(send))
 
     def _write(self, settlement: Settlement) -> Deferred[None]:
         return self._spool.settle(settlement).addErrback(self._again, lambda: self._write(settlement))

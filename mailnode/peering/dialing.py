@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from twisted.internet.defer import Deferred, fail
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -137,7 +137,7 @@ class Dialing:
         if name in self._busy:
             return fail(BusyError(name))
         self._busy.add(name)
-        return self._call(call, trace).addBoth(self._hung_up, call)
+        return maybeDeferred(self._call, call, trace).addBoth(self._hung_up, call)
 
     def _hung_up(self, how: CallEnded | Failure, call: Call) -> CallEnded | Failure:
         self._busy.discard(call.name)

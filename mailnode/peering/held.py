@@ -22,6 +22,7 @@ from mailnode.letters import Addressed, address
 from mailnode.mail import (
     Client,
     Entry,
+    Held,
     Letter,
     Mode,
     Outcome,
@@ -114,8 +115,11 @@ class HeldLetters:
         pairs = []
         for recipient in entry.envelope.recipients:
             ruling = self._routing.route(recipient.path, recipient.mode, OURS)
-            if ruling.reply.ok and len(ruling.destinations) == 1:
+            here = ruling.destinations[0].place if ruling.reply.ok and len(ruling.destinations) == 1 else None
+            if isinstance(here, Held) and (here.domain.lower() in self._domains) is not self._others:
                 pairs.append((recipient, ruling.destinations[0]))
+            elif here is not None:  # held by an operator, or routed otherwise by now: not this host's
+                self._later.append((entry, {recipient: Result(Outcome.HELD, Reply(250, "Held"))}))
             else:
                 self._settle(entry, {recipient: Result(Outcome.UNTRIED, ruling.reply)})
         self._waiting.extend((entry, addressed) for addressed in address(entry, pairs))
@@ -190,6 +194,8 @@ class Peering:
     def peer_of(self, client: Client) -> Peer | None:
         if client.turned:  # we called that host: it has a stranger's rights here
             return None
+        if client.identity:  # what was proved by name outweighs the address, as in access
+            return next((it for it in self._peers if it.by_auth and it.name == client.identity), None)
         return next((peer for peer in self._peers if peer.is_proved_by(client)), None)
 
     def grant(self, client: Client) -> ILetters | Reply:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from mailnode.delivery.settling import Settling
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.interfaces import INotices, IRelay, Results, Selection
-from mailnode.mail import Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
+from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
 from mailnode.routing.routes import Routing
 from mailnode.spool.memory import MemorySpool
 from mailnode.terminals.memory import MemoryTerminals
@@ -65,6 +66,7 @@ class World:
         self.directory = Directory(
             [NamedUsers([("jones", ""), ("brown", "")])],
             aliases={"boss": members("jones@mit.edu"), "all": members("jones@mit.edu", "x@usc.edu")},
+            forward={"joe": Path("joe", "leaf.edu")},
             domains=["mit.edu"],
         )
         self.routing = Routing("mit.edu", ["mit.edu"], self.directory, held=["leaf.edu"])
@@ -160,6 +162,22 @@ def test_mail_for_a_peer_is_held_and_not_tried(world: World) -> None:
     assert world.queue() == [("b@leaf.edu", "held")]
     world.clock.advance(100_000)
     assert world.queue() == [("b@leaf.edu", "held")]
+
+
+def test_mail_that_leads_to_a_peer_by_another_name_is_held_for_that_peer(world: World) -> None:
+    world.give("joe@mit.edu")
+    assert world.queue() == [("joe@leaf.edu", "held")]
+    (entries,) = found(world.spool.claim_held(["leaf.edu"], 5))
+    assert [str(entry.envelope.recipients[0].path) for entry in entries] == ["<joe@leaf.edu>"]
+
+
+def test_a_body_that_cannot_be_read_is_tried_later_and_strands_nothing(world: World) -> None:
+    draft = world.spool.draft()
+    draft.write(b"x")
+    envelope = Envelope(Mode.SOML, Path("a", "b.edu"), (Recipient(Path("jones", "mit.edu"), Mode.SOML),))
+    (entry,) = found(world.spool.accept(world.spool.new_id(), envelope, draft, True))
+    world.dispatch.take(replace(entry, body=Body(99, None, "/nonexistent/body")))
+    assert world.queue() == [("jones@mit.edu", "queued")]
 
 
 def test_a_user_who_is_gone_when_the_mail_comes_is_a_notice(world: World) -> None:

@@ -185,3 +185,19 @@ def test_mail_that_is_not_fetched_within_keep_fails_and_younger_mail_stays(world
     assert found(world.peering.expire()) == [AT_ONCE + 1]
     assert world.settling.failed == ["b@leaf.edu"] * (AT_ONCE + 1)
     assert world.queue() == [("d@leaf.edu", "held")]
+
+
+def test_a_call_leaves_what_an_operator_holds_for_a_user_of_ours(world: World) -> None:
+    world.hold("postmaster@hub.edu", "x@far.edu")
+    letters = world.peering.outgoing()
+    letter = following(letters)
+    assert letter is not None and [r.path.mailbox for r in letter.recipients] == ["x@far.edu"]
+    assert following(letters) is None
+    answer(letters, letter, Reply(250, "ok"))
+    letters.close()
+    assert world.queue() == [("postmaster@hub.edu", "held")]
+
+
+def test_a_peer_that_is_known_by_name_gets_its_own_mail_from_any_address(world: World) -> None:
+    peer = world.peering.peer_of(Client(address="192.0.2.7", identity="leaf"))
+    assert peer is LEAF
