@@ -44,9 +44,8 @@ from mailnode.mail import (
     Ruling,
 )
 from mailnode.received import FIRST_LINE, begins_with_header, hops, received
+from mailnode.smtp.replies import OK, START_INPUT
 
-START: Final = Reply(354, "Start mail input; end with <CRLF>.<CRLF>")
-OK: Final = Reply(250, "OK", "2.0.0")
 NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
 WILL_MAIL: Final = Reply(250, "User not active now, so will do mail.", "2.1.5")
 NOBODY_REACHED: Final = Reply(451, "No recipient is active now", "4.2.1")
@@ -166,7 +165,7 @@ class Custody:
     def open(self) -> Reply:
         self._id = self._house.spool.new_id()
         self._draft = self._house.spool.draft()
-        return START
+        return START_INPUT
 
     def write(self, piece: bytes) -> Deferred[None] | None:
         if not self._eight_bit and not piece.isascii():

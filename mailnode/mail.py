@@ -350,3 +350,6 @@ class Rights:
     turn: bool = False
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
     starttls: bool = False
+
+
+OURS: Final = Rights(modes=tuple(Mode), relay=True)  # of what is in the spool: intake has let it in

@@ -47,6 +47,5 @@ def _wake(protocol: Protocol) -> None:
     protocol.transport.loseConnection()
 
 
-def _nobody(failure: Failure) -> None:
+def _nobody(_failure: Failure) -> None:
     """No sender runs now; the spool keeps the mail, and a sender looks into it when it starts."""
-    failure.trap(OSError, Exception)

@@ -29,6 +29,7 @@ from mailnode.interfaces import (
 from mailnode.letters import Addressed, address
 from mailnode.mail import (
     CHUNK,
+    OURS,
     Destination,
     Entry,
     Held,
@@ -41,13 +42,11 @@ from mailnode.mail import (
     Reply,
     Result,
     Results,
-    Rights,
 )
 
 ROOM: Final = 500  # entries in hand
 DESTINATIONS: Final = 1000  # that routing lets one recipient lead to
 GATHER: Final = 1.0  # seconds that results of one entry wait for each other before they are written down
-OURS: Final = Rights(modes=tuple(Mode), relay=True)  # what is in the spool was let in by intake
 SHOWN: Final = Reply(250, "Shown on a terminal", "2.0.0")
 NOT_SHOWN: Final = Reply(450, "User not active now", "4.2.1")
 HELD: Final = Result(Outcome.HELD, Reply(250, "Held for the peer that serves the domain"))

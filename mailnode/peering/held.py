@@ -20,23 +20,21 @@ from zope.interface import implementer
 from mailnode.interfaces import Eventually, ILetters, IPeering, IRouting, ISettling, ISpool
 from mailnode.letters import Addressed, address
 from mailnode.mail import (
+    OURS,
     Client,
     Entry,
     Held,
     Letter,
-    Mode,
     Outcome,
     Recipient,
     Reply,
     Result,
     Results,
-    Rights,
 )
+from mailnode.smtp.replies import TURN_REFUSED
 
-REFUSED: Final = Reply(502, "Command not implemented", "5.5.1")
 KEPT_TOO_LONG: Final = Reply(554, "The host did not fetch the message in time", "4.4.7")
 AT_ONCE: Final = 20  # entries leased at a time
-OURS: Final = Rights(modes=tuple(Mode), relay=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +199,7 @@ class Peering:
     def grant(self, client: Client) -> ILetters | Reply:
         peer = self.peer_of(client)
         if peer is None:
-            return REFUSED
+            return TURN_REFUSED
         return HeldLetters(self._spool, self._routing, self._settling, peer.domains)
 
     def outgoing(self) -> HeldLetters:

@@ -27,11 +27,11 @@ from mailnode.routing.verify import (
     will_forward,
 )
 from mailnode.smtp.grammar import literal_address
+from mailnode.smtp.replies import RECIPIENT_OK
 
 DESTINATIONS: Final = 1000  # that one recipient may lead to
 LOOPBACK: Final = ("127.0.0.1", "::1")
 
-OK: Final = Reply(250, "OK", "2.1.5")
 # The words for an unknown mailbox, so that a stranger does not learn what would be relayed for others
 NO_RELAY: Final = Reply(550, "No such user here", "5.7.1")
 TOO_MANY: Final = Reply(451, "Too many destinations behind this name", "4.3.5")
@@ -94,7 +94,7 @@ class Routing:
             return self._route_local(path)
         if not (rights.relay or self._is_held(path)):
             return _REFUSED
-        return Ruling(OK, (Destination(self._place(path.next_host), path, via),))
+        return Ruling(RECIPIENT_OK, (Destination(self._place(path.next_host), path, via),))
 
     def verify(self, text: str, rights: Rights) -> Reply:
         if not rights.verify:
@@ -114,7 +114,7 @@ class Routing:
         found = self._directory.lookup(path.local)
         match found:
             case Account():
-                return Ruling(OK, (Destination(Local(found.name), self._qualify(path)),))
+                return Ruling(RECIPIENT_OK, (Destination(Local(found.name), self._qualify(path)),))
             case Addresses():
                 return self._route_names(path, found)
             case Forward(target):
@@ -137,9 +137,9 @@ class Routing:
         if expansion.overflow:
             return Ruling(TOO_MANY)
         if expansion.reached:
-            return Ruling(OK, tuple(expansion.found.values()))
+            return Ruling(RECIPIENT_OK, tuple(expansion.found.values()))
         if path.local.lower() == "postmaster":  # RFC 5321 4.5.1, even if the alias leads nowhere
-            return Ruling(OK, (Destination(Local("postmaster"), self._qualify(path)),))
+            return Ruling(RECIPIENT_OK, (Destination(Local("postmaster"), self._qualify(path)),))
         return Ruling(NO_SUCH_USER)
 
     def _expand(self, addresses: Addresses, expansion: _Expansion, sender: Path | None) -> None:
