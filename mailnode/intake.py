@@ -11,7 +11,7 @@ What each verb needs (RFC 821 3.4):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
@@ -30,6 +30,7 @@ from mailnode.interfaces import (
     Message,
 )
 from mailnode.mail import (
+    PLAIN_TERMS,
     Body,
     Client,
     Destination,
@@ -42,6 +43,7 @@ from mailnode.mail import (
     Reply,
     Rights,
     Ruling,
+    Terms,
 )
 from mailnode.received import FIRST_LINE, begins_with_header, hops, received
 from mailnode.smtp.replies import OK, START_INPUT
@@ -84,11 +86,17 @@ class Intake:
         self.dispatch: IDispatch | None = None
 
     def begin(
-        self, client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int
+        self,
+        client: Client,
+        rights: Rights,
+        mode: Mode,
+        reverse_path: Path,
+        size: int,
+        terms: Terms = PLAIN_TERMS,
     ) -> ICustody | Reply:
         if not self._house.spool.has_room(size):
             return NO_STORAGE
-        return Custody(self._house, self.store, client, rights, mode, reverse_path)
+        return Custody(self._house, self.store, client, rights, mode, reverse_path, terms)
 
     def submit(self, envelope: Envelope, body: Body) -> Deferred[str]:
         spool = self._house.spool
@@ -126,6 +134,7 @@ class Custody:
         rights: Rights,
         mode: Mode,
         reverse_path: Path,
+        terms: Terms,
     ) -> None:
         self._house = house
         self._store = store
@@ -133,17 +142,17 @@ class Custody:
         self._rights = rights
         self._mode = mode
         self._reverse_path = reverse_path
+        self._terms = terms
         self._rulings: dict[Path, Ruling] = {}
         self._draft: ISpoolDraft | None = None
         self._id = ""
         self._first = b""  # the beginning of the first line, until it can be told what it is
         self._started = False
         self._ours = 0  # octets that we put in front
-        self._eight_bit = False
 
     # ------------------------------------------------------------- the transaction
 
-    def recipient(self, path: Path) -> Reply:
+    def recipient(self, path: Path, notify: tuple[str, ...] = (), orcpt: str = "") -> Reply:
         ruling = self._house.routing.route(path, self._mode, self._rights)
         if not ruling.reply.ok:
             return ruling.reply
@@ -168,8 +177,8 @@ class Custody:
         return START_INPUT
 
     def write(self, piece: bytes) -> Deferred[None] | None:
-        if not self._eight_bit and not piece.isascii():
-            self._eight_bit = True
+        if not self._terms.eight_bit and not piece.isascii():
+            self._terms = replace(self._terms, eight_bit=True)
         if self._started:
             assert self._draft is not None
             return self._draft.write(piece)
@@ -295,7 +304,7 @@ class Custody:
         assert self._draft is not None
         draft, self._draft = self._draft, None
         size = draft.size
-        envelope = Envelope(self._mode, self._reverse_path, tuple(recipients), self._eight_bit)
+        envelope = Envelope(self._mode, self._reverse_path, tuple(recipients), self._terms)
 
         def stored(_: None) -> Reply:
             self._log("taken", recipients=len(recipients), size=size)

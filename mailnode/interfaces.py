@@ -14,8 +14,10 @@ from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from mailnode.mail import (
+    PLAIN_TERMS,
     Body,
     Client,
+    Credentials,
     Entry,
     Envelope,
     Hop,
@@ -27,6 +29,8 @@ from mailnode.mail import (
     Result,
     Rights,
     Ruling,
+    ScramKeys,
+    Terms,
 )
 from mailnode.mail import Results as Results
 
@@ -43,8 +47,13 @@ class IAccess(Interface):
     def rights(client: Client) -> Rights:
         """What `client` may do as it is now; asked again after AUTH and STARTTLS."""
 
-    def authenticate(client: Client, name: str, secret: str) -> Deferred[bool]:
-        """Whether `secret` is the password of user or peer `name`; same time if there is none."""
+    def authenticate(client: Client, credentials: Credentials) -> Deferred[str | Reply]:
+        """The user or peer that `client` has proved to be, or the refusal: 535, or 454 when its host has
+        failed too often lately. Same words and time for names that there are and that there are not."""
+
+    def scram_keys(client: Client, name: str) -> Deferred[ScramKeys]:
+        """The keys of `name` for SCRAM-SHA-256. For a name that has none: keys that no password fits, the
+        same ones each time."""
 
 
 # ------------------------------------------------------------------------ who is here
@@ -177,8 +186,9 @@ class ITerminals(Interface):
 class ICustody(Interface):
     """One transaction on its way into our custody. It ends with exactly one of `commit` and `abort`."""
 
-    def recipient(path: Path) -> Reply:
-        """The reply to a RCPT; the recipient is part of the transaction if it is positive."""
+    def recipient(path: Path, notify: tuple[str, ...] = (), orcpt: str = "") -> Reply:
+        """The reply to a RCPT; the recipient is part of the transaction if it is positive. `notify` and
+        `orcpt` are as in `Recipient`."""
 
     def open() -> Reply:
         """Makes ready for mail data: 354, or the 451 that refuses DATA."""
@@ -196,7 +206,9 @@ class ICustody(Interface):
 class IIntake(Interface):
     """Takes custody of messages: the front door for strangers and for our own notices alike."""
 
-    def begin(client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int) -> ICustody | Reply:
+    def begin(
+        client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int, terms: Terms = PLAIN_TERMS
+    ) -> ICustody | Reply:
         """A transaction, or the 451 or 452 that refuses MAIL. `size` is the declared one (RFC 1870), or 0."""
 
     def submit(envelope: Envelope, body: Body) -> Deferred[str]:

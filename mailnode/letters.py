@@ -33,7 +33,7 @@ def address(entry: Entry, pairs: Iterable[tuple[Recipient, Destination]]) -> lis
         groups.setdefault(key, {})[replace(recipient, path=destination.path)] = recipient
     return [
         Addressed(
-            Letter(mode, reverse_path, tuple(recipients), entry.body, entry.envelope.eight_bit, entry.id),
+            Letter(mode, reverse_path, tuple(recipients), entry.body, entry.envelope.terms, entry.id),
             recipients,
         )
         for (mode, reverse_path), recipients in groups.items()

@@ -175,6 +175,8 @@ class Recipient:
     attempts: int = 0
     original: Path | None = None  # the address before aliases and lists, for notices
     sender: Path | None = None  # reverse-path of its own: the owner of the list it came by
+    notify: tuple[str, ...] = ()  # NEVER, or any of SUCCESS FAILURE DELAY (RFC 3461 4.1); empty: not said
+    orcpt: str = ""  # the original recipient, "rfc822;bob@usc.example", decoded (RFC 3461 4.2)
 
 
 class Origin(Enum):
@@ -186,13 +188,27 @@ class Origin(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What MAIL said of the message besides its reverse-path; every host on the way has to keep it."""
+
+    eight_bit: bool = False  # BODY=8BITMIME (RFC 6152)
+    binary: bool = False  # BODY=BINARYMIME (RFC 3030)
+    utf8: bool = False  # SMTPUTF8 (RFC 6531)
+    ret: str = ""  # FULL or HDRS: how much of it a notice returns (RFC 3461 4.3)
+    envid: str = ""  # the sender's name for the transaction, decoded (RFC 3461 4.4)
+
+
+PLAIN_TERMS: Final = Terms()
+
+
+@dataclass(frozen=True, slots=True)
 class Envelope:
     """What a transaction says about a message besides its body."""
 
     mode: Mode
     reverse_path: Path
     recipients: tuple[Recipient, ...]
-    eight_bit: bool = False  # BODY=8BITMIME (RFC 6152)
+    terms: Terms = PLAIN_TERMS
     origin: Origin = Origin.NORMAL
 
 
@@ -318,7 +334,7 @@ class Letter:
     reverse_path: Path
     recipients: tuple[Recipient, ...]
     body: Body
-    eight_bit: bool = False
+    terms: Terms = PLAIN_TERMS
     id: str = ""
 
 
@@ -349,7 +365,56 @@ class Rights:
     expand: bool = False
     turn: bool = False
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
-    starttls: bool = False
+    must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
+
+
+# --------------------------------------------------------------------- credentials
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A name and its secret as they were said (PLAIN, LOGIN)."""
+
+    name: str
+    secret: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class CramDigest:
+    """CRAM-MD5 (RFC 2195): the keyed digest, in hexadecimal, of our challenge."""
+
+    name: str
+    challenge: bytes
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScramProof:
+    """SCRAM-SHA-256 (RFC 7677): the proof was `right` against the keys of `name`, or not."""
+
+    name: str
+    right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """EXTERNAL (RFC 4422 Appendix A): whoever the client certificate belongs to; `name` is who the client
+    wants to be, empty if it does not say."""
+
+    name: str = ""
+
+
+Credentials: TypeAlias = Password | CramDigest | ScramProof | External
+
+
+@dataclass(frozen=True, slots=True)
+class ScramKeys:
+    """What a server keeps of a secret for SCRAM (RFC 5802 3): the secret cannot be had from it."""
+
+    salt: bytes
+    iterations: int
+    stored_key: bytes
+    server_key: bytes
 
 
 OURS: Final = Rights(modes=tuple(Mode), relay=True)  # of what is in the spool: intake has let it in

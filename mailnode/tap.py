@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from functools import partial
+from typing import Any
 
 from twisted.application.service import IService
+from twisted.logger import ILogObserver
 from twisted.python import usage
+from twisted.python.components import Componentized
 
 from mailnode import config
+from mailnode.log import twistd_log
 from mailnode.service import Node, StartError
 
 
@@ -27,7 +31,14 @@ class Options(usage.Options):
 
 
 class TwistdNode(Node):
-    """A node that ends the process with one line when it cannot start."""
+    """A node that ends the process with one line when it cannot start, and brings its own log."""
+
+    log: ILogObserver | None = None
+
+    def setServiceParent(self, parent: Any) -> None:  # twistd's application: it looks there for a log
+        super().setServiceParent(parent)  # type: ignore[no-untyped-call]
+        if self.log is not None and isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, self.log)
 
     def privilegedStartService(self) -> None:
         try:
@@ -59,4 +70,6 @@ def makeService(options: usage.Options, receive: bool = True, send: bool = True)
     except config.ConfigurationErrors as errors:
         print("\n".join(errors.lines), file=sys.stderr)
         raise SystemExit(1) from None
-    return TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)
+    node = TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)
+    node.log = twistd_log(options.parent or {}, reactor)
+    return node

@@ -12,7 +12,8 @@ from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 
 from mailnode.interfaces import IAccess
-from mailnode.mail import Client, Mode, Rights
+from mailnode.mail import Client, Credentials, Mode, Password, Reply, Rights
+from mailnode.smtp.replies import AUTH_FAILED as FAILED
 
 TERMINALS_ALLOW: Final = ("anyone", "trusted", "authenticated", "none")
 
@@ -53,8 +54,6 @@ class Access:
         terminals_allow: str,
         peers: Sequence[PeerRule] = (),
         secrets: Secrets | None = None,
-        *,
-        starttls: bool = False,
     ) -> None:
         if terminals_allow not in TERMINALS_ALLOW:
             raise ValueError(f"{terminals_allow!r} is none of {TERMINALS_ALLOW}")
@@ -64,7 +63,6 @@ class Access:
         self._peers = {peer.name: peer for peer in peers}
         self._peer_networks = [(peer.name, _in_networks(peer.networks)) for peer in peers if peer.networks]
         self._secrets = secrets
-        self._starttls = starttls
 
     def rights(self, client: Client) -> Rights:
         if client.turned:
@@ -79,15 +77,17 @@ class Access:
             expand=trusted,
             turn=bool(self.peer(client)),
             mechanisms=self._mechanisms(client),
-            starttls=self._starttls and not client.tls,
         )
 
-    def authenticate(self, client: Client, name: str, secret: str) -> Deferred[bool]:
+    def authenticate(self, client: Client, credentials: Credentials) -> Deferred[str | Reply]:
         if self._secrets is None or "PLAIN" not in self._mechanisms(client):
-            return succeed(False)
+            return succeed(FAILED)
+        assert isinstance(credentials, Password)
+        name = credentials.name
         peer = self._peers.get(name)
         # A peer that has to prove itself otherwise is as unknown here as anybody: same words, same time.
-        return self._secrets.verify(name if peer is None or peer.auth else "", secret)
+        right = self._secrets.verify(name if peer is None or peer.auth else "", credentials.secret)
+        return right.addCallback(lambda right: name if right else FAILED)
 
     def peer(self, client: Client) -> str:
         """The peer that `client` has proved to be, "" if it is none. A HELO name proves nothing."""

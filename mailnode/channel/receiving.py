@@ -242,18 +242,16 @@ class ReceiverRole:
     def _ask_expand(self, event: events.AskExpand) -> None:
         self._machine.answer(self._doors.routing.expand(event.text, self._machine.rights))
 
-    def _ask_password(self, event: events.AskPassword) -> None:
-        def decided(right: bool) -> Reply:
-            if not right:
+    def _ask_credentials(self, event: events.AskCredentials) -> None:
+        def decided(identity: str | Reply) -> Reply:
+            if isinstance(identity, Reply):
                 self._log.info("{address}: authentication failed", address=self._client.address)
-                return replies.AUTH_FAILED
-            self._client = replace(self._client, identity=event.name)
+                return identity
+            self._client = replace(self._client, identity=identity)
             self._machine.rights = self._doors.access.rights(self._client)
             return replies.AUTH_DONE
 
-        self._answer(
-            self._doors.access.authenticate(self._client, event.name, event.secret).addCallback(decided)
-        )
+        self._answer(self._doors.access.authenticate(self._client, event.credentials).addCallback(decided))
 
     def _ask_turn(self, _event: events.AskTurn) -> None:
         def decided(grant: ILetters | Reply) -> Reply:
@@ -298,7 +296,7 @@ ACTIONS: Final[dict[type, Callable[[ReceiverRole, Any], None]]] = {
     events.AskCustody: ReceiverRole._ask_custody,
     events.AskVerify: ReceiverRole._ask_verify,
     events.AskExpand: ReceiverRole._ask_expand,
-    events.AskPassword: ReceiverRole._ask_password,
+    events.AskCredentials: ReceiverRole._ask_credentials,
     events.AskTurn: ReceiverRole._ask_turn,
     events.Discarded: ReceiverRole._discarded,
     events.Turned: ReceiverRole._turned,

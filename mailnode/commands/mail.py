@@ -25,7 +25,7 @@ from mailnode.commands.output import Screen, note, safe
 from mailnode.commands.verdict import Verdict, exit_status, verdict
 from mailnode.config import Configuration
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
-from mailnode.mail import NULL_PATH, Body, Letter, Mode, Path, Recipient
+from mailnode.mail import NULL_PATH, Body, Letter, Mode, Path, Recipient, Terms
 from mailnode.smtp.grammar import parse_mailbox, parse_named_mailbox
 from mailnode.smtp.script import Plan
 from mailnode.submission import Submission, Submitted, Where, parse_where
@@ -140,7 +140,7 @@ def deliver(
     stamp = Stamp(time.time(), secrets.token_hex(6), domain)
     octets = compose(text, mode, reverse_path, paths, subject, stamp)
     recipients = tuple(Recipient(path, mode) for path in paths)
-    letter = Letter(mode, reverse_path, recipients, Body.of(octets), eight_bit=not octets.isascii())
+    letter = Letter(mode, reverse_path, recipients, Body.of(octets), Terms(eight_bit=not octets.isascii()))
     submitted = _submit(where, Plan(configuration.host), letter, invocation.verbose, via is None)
     if submitted.verb not in (None, mode):
         note(f"{where} does not offer {mode.value}: it was given by MAIL instead")

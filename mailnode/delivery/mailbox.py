@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from mailnode.batch import Batch, BatchNow, BatchThread
 from mailnode.delivery.maildir import Disk, Folder, Job, MaildirWriter
+from mailnode.delivery.maildir_process import MaildirProcess
 from mailnode.delivery.stored import file_name, stored
 from mailnode.interfaces import Account, IDirectory, IMailbox
 from mailnode.mail import Entry, Path, Recipient, Reply, Result
@@ -101,11 +102,13 @@ class Maildir:
         self._hostname = hostname
         if privileged is None:
             privileged = os.geteuid() == 0
-        self._writer = MaildirWriter(disk or Disk(), clock, privileged)
         self._batch: Batch[Job, Result]
+        self._process: MaildirProcess | None = None
         if call_from_thread is None:
+            self._writer: MaildirWriter | MaildirProcess = MaildirWriter(disk or Disk(), clock, privileged)
             self._batch = BatchNow(self._write)
         else:
+            self._writer = self._process = MaildirProcess(privileged)
             self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH, GATHER)
 
     def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
@@ -119,8 +122,12 @@ class Maildir:
         return stored.addErrback(self._failed, entry)
 
     def stop(self) -> Deferred[None]:
-        """Finishes what is under way; fires when the thread is gone."""
-        return self._batch.stop()
+        """Finishes what is under way; fires when the thread and the process are gone."""
+        stopped = self._batch.stop()
+        if self._process is not None:
+            process = self._process
+            stopped.addBoth(lambda _: process.close())
+        return stopped
 
     def _job(
         self, folder: Folder, account: Account, entry: Entry, recipient: Recipient, reverse_path: Path

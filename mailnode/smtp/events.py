@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from mailnode.mail import Letter, Mode, Path, Reply, Results
+from mailnode.mail import Credentials, Letter, Mode, Path, Reply, Results
 
 # ------------------------------------------------------------------------ Receiver
 
@@ -43,9 +43,8 @@ class AskExpand(NamedTuple):
     text: str
 
 
-class AskPassword(NamedTuple):
-    name: str
-    secret: str
+class AskCredentials(NamedTuple):
+    credentials: Credentials
 
 
 class AskTurn(NamedTuple):
@@ -53,7 +52,7 @@ class AskTurn(NamedTuple):
 
 
 Ask: TypeAlias = (
-    AskSender | AskRecipient | AskData | AskCustody | AskVerify | AskExpand | AskPassword | AskTurn
+    AskSender | AskRecipient | AskData | AskCustody | AskVerify | AskExpand | AskCredentials | AskTurn
 )
 
 

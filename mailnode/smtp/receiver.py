@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple
 
-from mailnode.mail import Mode, Reply, Rights
+from mailnode.mail import Mode, Password, Reply, Rights
 from mailnode.smtp import events, grammar, replies, sasl
 from mailnode.smtp.framing import DataReader, Inbound
 from mailnode.smtp.transaction import Transaction, declared_size, path_after
@@ -404,7 +404,7 @@ class Receiver:
         if credentials is None:
             self._error(replies.AUTH_SYNTAX)
         else:
-            self._ask(events.AskPassword(*credentials), self._auth_answered)
+            self._ask(events.AskCredentials(Password(*credentials)), self._auth_answered)
 
     def _auth_answered(self, reply: Reply) -> None:
         self.authenticated = reply.ok

@@ -182,7 +182,7 @@ def _cannot_take(letter: Letter, peer: Peer) -> Reply | None:
         return Reply(502, "The next host shows no messages on terminals", "5.5.1")
     if 0 < peer.size_limit < letter.body.size:
         return Reply(552, f"The next host takes at most {peer.size_limit} octets", "5.3.4")
-    if letter.eight_bit and not peer.offers("8BITMIME"):  # RFC 6152 3
+    if letter.terms.eight_bit and not peer.offers("8BITMIME"):  # RFC 6152 3
         return Reply(554, "The message has 8-bit text, and the next host does not take it", "5.6.3")
     return None
 
@@ -232,7 +232,7 @@ def _from(letter: Letter, verb: Mode, peer: Peer) -> str:
     words = [f"{verb.value} FROM:{letter.reverse_path}"]
     if peer.offers("SIZE"):
         words.append(f"SIZE={letter.body.size}")
-    if letter.eight_bit and peer.offers("8BITMIME"):
+    if letter.terms.eight_bit and peer.offers("8BITMIME"):
         words.append("BODY=8BITMIME")
     return " ".join(words)
 

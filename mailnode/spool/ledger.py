@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from mailnode.interfaces import QueuedMessage, Selection, Settlement
-from mailnode.mail import Body, Entry, Envelope, Mode, Outcome, Recipient, Result
+from mailnode.mail import Body, Entry, Envelope, Mode, Outcome, Recipient, Result, Terms
 from mailnode.spool import ids
 from mailnode.spool.errors import CorruptRowError
 from mailnode.spool.rows import (
@@ -244,7 +244,7 @@ class Ledger:
         if not recipients:
             return None, unreadable
         envelope = Envelope(
-            header.mode, header.reverse_path, tuple(recipients), header.eight_bit, header.origin
+            header.mode, header.reverse_path, tuple(recipients), Terms(header.eight_bit), header.origin
         )
         recovered = any(it[14] == 1 for it in rows)
         entry = Entry(ids.show(header.id), envelope, body, header.arrived, header.warned, recovered)

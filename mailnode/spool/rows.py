@@ -152,7 +152,7 @@ def message_row(id: int, envelope: Envelope, body: Body, arrived: float) -> Row:
         write_text(path.local),
         write_text(path.domain),
         write_text(pack(path.route)),
-        int(envelope.eight_bit),
+        int(envelope.terms.eight_bit),
         envelope.origin.value,
         body.size,
         arrived,

@@ -182,7 +182,7 @@ class SqliteSpool:
         state, owner = State.QUEUED, None
         if lease:
             mode, sender = envelope.mode, envelope.reverse_path
-            leased = Envelope(mode, sender, recipients, envelope.eight_bit, envelope.origin)
+            leased = Envelope(mode, sender, recipients, envelope.terms, envelope.origin)
             entry = Entry(ids.show(number), leased, body, now)
             state, owner = State.LEASED, self._owners.owner
         rows = [recipient_row(number, it, state, now, "", owner) for it in recipients]

@@ -8,7 +8,8 @@ from zope.interface.verify import verifyObject
 
 from mailnode.access.rules import Access, PeerRule
 from mailnode.interfaces import IAccess
-from mailnode.mail import Client, Mode, Rights
+from mailnode.mail import Client, Mode, Password, Reply, Rights
+from mailnode.smtp.replies import AUTH_FAILED
 
 ALL = (Mode.MAIL, Mode.SEND, Mode.SOML, Mode.SAML)
 MAIL = (Mode.MAIL,)
@@ -131,16 +132,16 @@ def test_plain_is_offered_only_where_nobody_reads_it(client: Client, mechanisms:
 )
 def test_authentication(client: Client, name: str, secret: str, right: bool, asked: list[str]) -> None:
     secrets = Secrets()
-    results: list[bool] = []
-    access(secrets=secrets).authenticate(client, name, secret).addCallback(results.append)
-    assert results == [right]
+    results: list[str | Reply] = []
+    access(secrets=secrets).authenticate(client, Password(name, secret)).addCallback(results.append)
+    assert results == [name if right else AUTH_FAILED]
     assert secrets.asked == asked
 
 
 def test_without_a_passwords_file_nobody_authenticates() -> None:
-    results: list[bool] = []
-    Access([], "none").authenticate(LOOPBACK, "a", "A").addCallback(results.append)
-    assert results == [False]
+    results: list[str | Reply] = []
+    Access([], "none").authenticate(LOOPBACK, Password("a", "A")).addCallback(results.append)
+    assert results == [AUTH_FAILED]
 
 
 def test_words_and_networks_that_are_none_are_refused_at_once() -> None:

@@ -14,7 +14,7 @@ from zope.interface import implementer
 from mailnode.channel.factories import ReceiverFactory, SenderFactory
 from mailnode.channel.receiving import Doors
 from mailnode.interfaces import IAccess, ICustody, IIntake, ILetters, IPeering, IRouting
-from mailnode.mail import Body, Client, Letter, Mode, Outcome, Path, Recipient, Reply, Rights
+from mailnode.mail import Body, Client, Credentials, Letter, Mode, Outcome, Path, Recipient, Reply, Rights
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.script import Plan
 
@@ -27,7 +27,7 @@ class Custody:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def recipient(self, path: Path) -> Reply:
+    def recipient(self, path: Path, *_: object) -> Reply:
         return OK
 
     def open(self) -> Reply:
@@ -55,12 +55,12 @@ class World:
         self.full: Deferred[None] | None = None
         self.answer: Deferred[Reply] | None = None
         self.letters: Letters | None = None
-        self.password: Deferred[bool] = Deferred()
+        self.password: Deferred[str | Reply] = Deferred()
 
     def rights(self, client: Client) -> Rights:
         return Rights(tuple(Mode), relay=True, turn=self.letters is not None, mechanisms=("PLAIN",))
 
-    def authenticate(self, client: Client, name: str, secret: str) -> Deferred[bool]:
+    def authenticate(self, client: Client, credentials: Credentials) -> Deferred[str | Reply]:
         return self.password
 
     def verify(self, text: str, rights: Rights) -> Reply:
@@ -68,7 +68,7 @@ class World:
 
     expand = verify
 
-    def begin(self, client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int) -> Any:
+    def begin(self, *_: object) -> Any:
         return Custody(self)
 
     def grant(self, client: Client) -> Any:
@@ -254,7 +254,7 @@ def test_one_connection_too_many_is_421_and_a_place_becomes_free(
 def test_a_password_that_is_checked_slowly_lets_nothing_overtake_it(world: World, line: Line) -> None:
     line.say(b"EHLO a\r\n")
     assert line.say(b"AUTH PLAIN AGEAYg==\r\nNOOP\r\n") == b""
-    world.password.callback(True)
+    world.password.callback("leaf")
     assert line.transport.value() == b"235 2.7.0 Authentication succeeded\r\n250 2.0.0 OK\r\n"
 
 

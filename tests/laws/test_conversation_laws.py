@@ -153,7 +153,7 @@ class Wire:
                 self.receiver.answer(Reply(250, "OK"))
         return busy
 
-    def recipient(self, path: Path) -> Reply:
+    def recipient(self, path: Path, *_: object) -> Reply:
         assert self.message is not None
         if path in self.refused:
             return Reply(550, "No such user here", "5.1.1")

@@ -73,7 +73,7 @@ ANSWERS: dict[type, list[Reply]] = {
     events.AskCustody: [replies.OK, Reply(451, "disk"), Reply(552, "full"), Reply(554, "no")],
     events.AskVerify: [Reply(250, "<f@mit.example>"), Reply(252, "?"), Reply(550, "no"), Reply(553, "two")],
     events.AskExpand: [Reply(250, ("<a@b.example>", "<c@d.example>")), Reply(550, "no")] * 2,
-    events.AskPassword: [replies.AUTH_DONE, replies.AUTH_FAILED] * 2,
+    events.AskCredentials: [replies.AUTH_DONE, replies.AUTH_FAILED] * 2,
 }
 
 

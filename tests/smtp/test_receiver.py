@@ -18,7 +18,7 @@ ANSWERS: dict[type, Reply] = {
     events.AskCustody: replies.OK,
     events.AskVerify: Reply(250, "Fred Smith <smith@mit.example>"),
     events.AskExpand: Reply(250, ("<jones@mit.example>", "<brown@mit.example>")),
-    events.AskPassword: replies.AUTH_DONE,
+    events.AskCredentials: replies.AUTH_DONE,
     events.AskTurn: Reply(250, "OK"),
 }
 

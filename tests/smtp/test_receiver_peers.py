@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from mailnode.mail import Mode, Reply, Rights
+from mailnode.mail import Mode, Password, Reply, Rights
 from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import AUTH_LINE, Limits, Receiver, State
 from mailnode.smtp.sasl import plain_response
 
 ALL = Rights(modes=tuple(Mode), turn=True, mechanisms=("PLAIN",))
 RESPONSE = plain_response("leaf", "secret")
-ASK = events.AskPassword("leaf", "secret")
+ASK = events.AskCredentials(Password("leaf", "secret"))
 
 
 def machine(opening: bytes = b"EHLO leaf.example\r\n", limits: Limits | None = None) -> Receiver:
@@ -115,7 +115,7 @@ def test_a_response_may_be_longer_than_a_command_but_has_a_limit() -> None:
     receiver = machine()
     long = plain_response("leaf", "x" * 6000)
     assert text(say(receiver, b"AUTH PLAIN\r\n" + long + b"\r\n")[1:]) == text(
-        [events.AskPassword("leaf", "x" * 6000)]
+        [events.AskCredentials(Password("leaf", "x" * 6000))]
     )
     receiver.answer(replies.AUTH_FAILED)
     drain(receiver)

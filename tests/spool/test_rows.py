@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailnode.mail import NULL_PATH, Body, Envelope, Mode, Origin, Path, Recipient, Reply
+from mailnode.mail import NULL_PATH, Body, Envelope, Mode, Origin, Path, Recipient, Reply, Terms
 from mailnode.spool import schema
 from mailnode.spool.errors import CorruptRowError
 from mailnode.spool.rows import (
@@ -63,7 +63,9 @@ def test_a_recipient_comes_back_whole(recipient: Recipient) -> None:
 def test_a_message_comes_back_whole(
     mode: Mode, path: Path, eight_bit: bool, origin: Origin, data: bytes
 ) -> None:
-    row = through_sqlite(message_row(7, Envelope(mode, path, (), eight_bit, origin), Body.of(data), 2.5))
+    row = through_sqlite(
+        message_row(7, Envelope(mode, path, (), Terms(eight_bit), origin), Body.of(data), 2.5)
+    )
     header = read_header(row)
     assert header == (7, mode, path, eight_bit, origin, len(data), 2.5, False, "")
     assert read_body(header, row[11], "") == Body.of(data)

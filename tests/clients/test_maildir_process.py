@@ -1,0 +1,119 @@
+"""The process that writes mailboxes: real children, really killed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path as File
+
+import pytest
+
+from mailnode.delivery.maildir import Folder, Job
+from mailnode.delivery.maildir_process import MaildirProcess
+from mailnode.mail import Body, Path
+
+SENDER = Path("smith", "usc.example")
+
+
+def job(root: File, name: str, user: str = "jones", body: Body | None = None) -> Job:
+    return Job(Folder(str(root), (user,), make_base=False), name, body or Body.of(b"At noon?\r\n"), SENDER)
+
+
+def names(root: File, user: str = "jones", part: str = "new") -> list[str]:
+    return sorted(path.name for path in (root / user / part).iterdir())
+
+
+def gone(pid: int, seconds: float = 5.0) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = File(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.01)
+    return False
+
+
+@pytest.fixture
+def process() -> Iterator[MaildirProcess]:
+    writer = MaildirProcess(privileged=False)
+    yield writer
+    writer.close(kill=True)
+
+
+def test_it_stores_a_batch_and_tells_what_went_wrong_with_each(
+    tmp_path: File, process: MaildirProcess
+) -> None:
+    large = tmp_path / "large"
+    large.write_bytes(b"x" * 200_000 + b"\r\n")
+    missing = Job(Folder(str(tmp_path / "nobody"), ("jones",), make_base=False), "c", Body.of(b""), SENDER)
+    jobs = [job(tmp_path, "a"), missing, job(tmp_path, "b", body=Body(200_002, file=str(large)))]
+    first, second, third = process.write(jobs)
+    assert first is None and third is None
+    assert second is not None and second.errno == errno.ENOENT
+    assert names(tmp_path) == ["a", "b"]
+    assert (tmp_path / "jones/new/a").read_bytes() == b"Return-Path: <smith@usc.example>\nAt noon?\n"
+    assert (tmp_path / "jones/new/b").read_bytes().endswith(b"x\n")
+
+
+def test_a_killed_one_is_replaced_and_nothing_is_delivered_twice(
+    tmp_path: File, process: MaildirProcess
+) -> None:
+    assert process.write([job(tmp_path, "a")]) == [None]
+    os.rename(tmp_path / "jones/new/a", tmp_path / "jones/cur/a:2,S")  # the owner has read it
+    first = process.pid
+    os.kill(first, signal.SIGKILL)
+    assert process.write([job(tmp_path, "a"), job(tmp_path, "b")]) == [None, None]
+    assert process.pid not in (0, first)
+    assert names(tmp_path) == ["b"] and names(tmp_path, part="cur") == ["a:2,S"]
+
+
+def test_one_that_cannot_run_is_an_error_of_each_attempt(
+    tmp_path: File, process: MaildirProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    for _ in range(2):
+        with pytest.raises(OSError, match="has died"):
+            process.write([job(tmp_path, "a")])
+        assert process.pid == 0
+    monkeypatch.undo()
+    assert process.write([job(tmp_path, "a")]) == [None]
+
+
+def test_signals_for_the_node_do_not_end_it_but_closing_does(tmp_path: File, process: MaildirProcess) -> None:
+    process.write([job(tmp_path, "a")])
+    pid = process.pid
+    os.kill(pid, signal.SIGINT)
+    os.kill(pid, signal.SIGTERM)
+    assert process.write([job(tmp_path, "b")]) == [None]
+    assert process.pid == pid
+    process.close()
+    assert gone(pid)
+
+
+PARENT = """
+import sys, time
+from mailnode.delivery.maildir_process import MaildirProcess
+from mailnode.delivery.maildir import Folder, Job
+from mailnode.mail import Body, Path
+writer = MaildirProcess(False)
+writer.write([Job(Folder(sys.argv[1], ("jones",), False), "a", Body.of(b""), Path(""))])
+print(writer.pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_it_dies_with_a_node_that_is_killed(tmp_path: File) -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        os.kill(pid, signal.SIGSTOP)  # as if it hung on its disk: it cannot see that the socket is closed
+        parent.kill()
+    assert gone(pid)
