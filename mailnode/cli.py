@@ -18,6 +18,7 @@ from mailnode.commands.mail import VERBS
 from mailnode.commands.output import note
 from mailnode.commands.queue import queue
 from mailnode.commands.route import route
+from mailnode.commands.terminal import terminal
 from mailnode.commands.user import user
 from mailnode.commands.who import who
 
@@ -115,7 +116,7 @@ def cli(context: click.Context, file: str | None, verbose: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (check, *VERBS, who, route, queue, dial, user):
+for command in (check, *VERBS, who, terminal, route, queue, dial, user):
     cli.add_command(command)
 
 

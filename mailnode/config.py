@@ -36,7 +36,7 @@ from mailnode.configuration.values import (
     File,
     HostName,
     MaildirTemplate,
-    NextHop,
+    Route,
     ServerEndpoint,
     shown,
 )
@@ -62,6 +62,7 @@ __all__ = [
 
 DEFAULT_ENDPOINT: Final = ServerEndpoint("tcp:2525:interface=127.0.0.1")
 FILE_SIZE: Final = 8 << 20  # octets
+NO_FILE: Final = ("", "logind", "none")  # values of terminals.utmp that name no file
 
 _toml_place = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)\Z")
 
@@ -191,11 +192,10 @@ def _with_aliases_file(raw: dict[str, object], folder: str, problems: Problems) 
 def _complete(configuration: Configuration, folder: str, fqdn: Callable[[], str]) -> Configuration:
     """The configuration with its open defaults filled in and its paths absolute."""
     hostname = configuration.hostname or HostName(_own_name(fqdn()))
-    with_tls = configuration.tls is not None
+    with_tls = configuration.tls is not None and configuration.tls.certificate is not None
     listen = configuration.listen or [Listen(endpoint=DEFAULT_ENDPOINT)]
     users, data = configuration.users, _absolute(folder, configuration.data)
     terminals = configuration.terminals
-    utmp = terminals.utmp or "/run/utmp"
     return structs.replace(
         configuration,
         hostname=hostname,
@@ -213,10 +213,11 @@ def _complete(configuration: Configuration, folder: str, fqdn: Callable[[], str]
         ),
         terminals=structs.replace(
             terminals,
-            utmp=utmp if utmp == "none" else _absolute(folder, utmp),
+            utmp=terminals.utmp if terminals.utmp in NO_FILE else _absolute(folder, terminals.utmp),
+            socket=_absolute(folder, terminals.socket or os.path.join(data, "terminals.sock")),
             devices=_absolute(folder, terminals.devices),
         ),
-        routes=configuration.routes or {"*": NextHop("mx")},
+        routes=configuration.routes or {"*": Route("mx")},
     )
 
 
@@ -225,7 +226,10 @@ def _absolute(folder: str, path: str) -> File:
 
 
 def _absolute_tls(folder: str, tls: Tls | None) -> Tls | None:
-    return tls and Tls(certificate=_absolute(folder, tls.certificate), key=_absolute(folder, tls.key))
+    if tls is None:
+        return None
+    files = {key: getattr(tls, key) for key in ("certificate", "key", "roots")}
+    return structs.replace(tls, **{key: name and _absolute(folder, name) for key, name in files.items()})
 
 
 def _absolute_maildir(folder: str, template: str) -> MaildirTemplate:

@@ -10,7 +10,7 @@ What each verb needs (RFC 821 3.4):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -19,10 +19,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailnode.addressees import Addressees
+from mailnode.heading import Heading
 from mailnode.interfaces import (
     ICustody,
     IDispatch,
     IIntake,
+    INotices,
     IRouting,
     ISpool,
     ISpoolDraft,
@@ -45,8 +48,9 @@ from mailnode.mail import (
     Ruling,
     Terms,
 )
-from mailnode.received import FIRST_LINE, begins_with_header, hops, received
+from mailnode.received import header_of, hops, missing_fields, received, was_delivered_to
 from mailnode.smtp.replies import OK, START_INPUT
+from mailnode.standing import standing
 
 NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
 WILL_MAIL: Final = Reply(250, "User not active now, so will do mail.", "2.1.5")
@@ -54,6 +58,8 @@ NOBODY_REACHED: Final = Reply(451, "No recipient is active now", "4.2.1")
 NO_STORAGE: Final = Reply(452, "Requested action not taken: insufficient system storage", "4.3.1")
 LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
 LOOP: Final = Reply(554, "Transaction failed: too many hops, this looks like a mail loop", "5.4.6")
+CAME_BACK: Final = Reply(554, "Transaction failed: the message has been in this mailbox before", "5.4.6")
+HEADER_TOO_LONG: Final = Reply(552, "Transaction failed: the header is too long", "5.3.4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +72,16 @@ class House:
     spool: ISpool
     now: Callable[[], float]  # seconds since the epoch
     max_hops: int
+    header_size: int  # octets
     log: Logger
 
 
 @implementer(IIntake)
 class Intake:
-    """The front door. `dispatch` stays None in a process that only receives: mail is then QUEUED."""
+    """The front door. `dispatch` stays None in a process that only receives: mail is then QUEUED.
+
+    `notices` tells of what is settled here already: messages shown on a terminal, names expanded.
+    """
 
     def __init__(
         self,
@@ -81,9 +91,12 @@ class Intake:
         spool: ISpool,
         now: Callable[[], float],
         max_hops: int = 50,
+        header_size: int = 1 << 20,
     ) -> None:
-        self._house = House(hostname, routing, terminals, spool, now, max_hops, Logger("mailnode.intake"))
+        log = Logger("mailnode.intake")
+        self._house = House(hostname, routing, terminals, spool, now, max_hops, header_size, log)
         self.dispatch: IDispatch | None = None
+        self.notices: INotices | None = None
 
     def begin(
         self,
@@ -96,7 +109,7 @@ class Intake:
     ) -> ICustody | Reply:
         if not self._house.spool.has_room(size):
             return NO_STORAGE
-        return Custody(self._house, self.store, client, rights, mode, reverse_path, terms)
+        return Custody(self._house, self, client, rights, mode, reverse_path, terms)
 
     def submit(self, envelope: Envelope, body: Body) -> Deferred[str]:
         spool = self._house.spool
@@ -129,7 +142,7 @@ class Custody:
     def __init__(
         self,
         house: House,
-        store: Callable[[str, Envelope, ISpoolDraft], Deferred[None]],
+        intake: Intake,
         client: Client,
         rights: Rights,
         mode: Mode,
@@ -137,18 +150,19 @@ class Custody:
         terms: Terms,
     ) -> None:
         self._house = house
-        self._store = store
+        self._intake = intake
         self._client = client
         self._rights = rights
         self._mode = mode
         self._reverse_path = reverse_path
         self._terms = terms
-        self._rulings: dict[Path, Ruling] = {}
+        self._eight_bit = False  # what the data holds, whatever was declared
+        self._addressees = Addressees(mode, terms)
         self._draft: ISpoolDraft | None = None
         self._id = ""
-        self._first = b""  # the beginning of the first line, until it can be told what it is
-        self._started = False
-        self._ours = 0  # octets that we put in front
+        self._head = b""  # of the whole message, with our fields
+        whole = client.listener == "submission"  # what its header lacks is added, so it must be known
+        self._heading = Heading(self._trace, house.header_size, whole)
 
     # ------------------------------------------------------------- the transaction
 
@@ -161,13 +175,16 @@ class Custody:
             reply = self._terminal_reply(ruling)
             if not reply.ok:
                 return reply
-        self._rulings[path] = ruling
+        self._addressees.add(path, ruling, notify, orcpt)
         return reply
 
     def _terminal_reply(self, ruling: Ruling) -> Reply:
         """RFC 821 3.4 and Appendix F, scenarios 5 and 6."""
         users = [where.place.user for where in ruling.destinations if isinstance(where.place, Local)]
-        if len(users) < len(ruling.destinations) or any(map(self._house.terminals.accepts, users)):
+        if len(users) < len(ruling.destinations):
+            return ruling.reply
+        sender, where = self._reverse_path, standing(self._client, self._rights)
+        if any(self._house.terminals.accepts(user, sender, where) for user in users):
             return ruling.reply
         return NOT_ACTIVE if self._mode is Mode.SEND else WILL_MAIL
 
@@ -177,28 +194,20 @@ class Custody:
         return START_INPUT
 
     def write(self, piece: bytes) -> Deferred[None] | None:
-        if not self._terms.eight_bit and not piece.isascii():
-            self._terms = replace(self._terms, eight_bit=True)
-        if self._started:
-            assert self._draft is not None
-            return self._draft.write(piece)
-        self._first += piece
-        if b"\r\n" in self._first or len(self._first) >= FIRST_LINE:
-            return self._start()
-        return None
-
-    def _start(self) -> Deferred[None] | None:
-        """Puts our trace on top; text that came without a header gets the empty line it needs."""
         assert self._draft is not None
-        self._started = True
-        only = next(iter(self._rulings)) if len(self._rulings) == 1 else None
-        house = self._house
-        field = received(self._client, house.hostname, self._id, only, house.now())
-        if not begins_with_header(self._first):
-            field += b"\r\n"
-        self._ours = len(field)
-        first, self._first = self._first, b""
-        return self._draft.write(field + first)
+        if not self._eight_bit and not piece.isascii():
+            self._eight_bit = True
+        octets = self._heading.take(piece)
+        return self._draft.write(octets) if octets else None
+
+    def _trace(self, header: bytes | None) -> bytes:
+        """Our fields on top of a message."""
+        client, house, now = self._client, self._house, self._house.now()
+        only, utf8 = self._addressees.only, self._terms.utf8
+        fields = received(client, house.hostname, self._id, only, now, utf8)
+        if client.listener == "submission" and header is not None:
+            fields += missing_fields(header, house.hostname, self._id, now)
+        return fields
 
     def abort(self) -> None:
         draft, self._draft = self._draft, None
@@ -208,84 +217,108 @@ class Custody:
     # ------------------------------------------------------------- custody
 
     def commit(self) -> Deferred[Reply]:
-        if not self._started:
-            self._start()
         assert self._draft is not None
-        if hops(self._draft.head()) > self._house.max_hops + 1:  # our own field is among them
+        if rest := self._heading.end():
+            self._draft.write(rest)
+        self._head = self._draft.head()
+        refusal = self._refusal(self._head)
+        if refusal is not None:
             self.abort()
-            return succeed(LOOP)
+            return succeed(refusal)
+        self._terms = self._terms_in_truth()
         return maybeDeferred(self._take).addErrback(self._failed)
+
+    def _refusal(self, head: bytes) -> Reply | None:
+        """What is wrong with the message itself."""
+        if self._heading.too_long:
+            return HEADER_TOO_LONG
+        if hops(head) > self._house.max_hops + 1:  # our own field is among them
+            return LOOP
+        # Delivery would find it, too; but a refusal now bothers nobody whose address was forged.
+        if self._mode is Mode.MAIL and self._came_back(header_of(head)):
+            return CAME_BACK
+        return None
+
+    def _came_back(self, header: bytes) -> bool:
+        """Whether all of the mailboxes that the message would go to had it before."""
+        if b"delivered-to" not in header.lower():
+            return False
+        return all(
+            isinstance(where.place, Local) and was_delivered_to(header, where.path.mailbox)
+            for where in self._addressees.destinations()
+        )
+
+    def _terms_in_truth(self) -> Terms:
+        """The terms as the message needs them: every one too many is a host that cannot take it."""
+        terms, ascii_only = self._terms, self._heading.is_ascii
+        if terms.utf8 and ascii_only:
+            ascii_only = str(self._reverse_path).isascii() and self._addressees.are_ascii()
+        eight_bit = terms.eight_bit if terms.binary else self._eight_bit
+        utf8 = terms.utf8 and not ascii_only
+        if (eight_bit, utf8) == (terms.eight_bit, terms.utf8):
+            return terms
+        return replace(terms, eight_bit=eight_bit, utf8=utf8)
 
     def _take(self) -> Deferred[Reply]:
         if self._mode is Mode.MAIL:
-            return self._spooled([Recipient(path) for path in self._rulings])
+            return self._spooled(self._addressees.said())
         if self._mode is Mode.SAML:
             shown = self._message()
-            return self._spooled(self._mailed(self._local())).addCallback(self._besides, shown)
-        return self._show(self._local(), self._message()).addCallback(self._shown)
+            taken = self._spooled(self._addressees.mailed(self._addressees.local()))
+            return taken.addCallback(self._besides, shown).addCallback(self._told, set())
+        return self._show(self._addressees.local(), self._message()).addCallback(self._shown)
 
     def _shown(self, reached: set[Destination]) -> Deferred[Reply]:
-        missed = [(path, where) for path, where in self._local() if where not in reached]
-        elsewhere = self._elsewhere()
+        who = self._addressees
+        missed = [(path, where) for path, where in who.local() if where not in reached]
+        elsewhere = who.elsewhere()
         if self._mode is Mode.SOML:
-            rest = self._mailed(missed)
+            rest = who.mailed(missed)
         elif not reached and not elsewhere:
             self.abort()
             return succeed(NOBODY_REACHED)
         else:
             # One more attempt by dispatch, and then the notice.
-            rest = [*elsewhere, *(self._child(path, where, Mode.SEND) for path, where in missed)]
+            rest = [*elsewhere, *(who.heir(path, where, Mode.SEND) for path, where in missed)]
         if rest:
-            return self._spooled(rest)
+            return self._spooled(rest).addCallback(self._told, reached)
+        told = self._told(OK, reached)
         self.abort()
         self._log("shown")
-        return succeed(OK)
+        return told
 
     def _besides(self, reply: Reply, message: Message) -> Reply:
         """SAML: the mailbox has it; what happens on the terminal changes nothing any more."""
         if reply.ok:
-            self._show(self._local(), message).addErrback(
+            self._show(self._addressees.local(), message).addErrback(
                 lambda failure: self._house.log.failure("message {id} was not shown", failure, id=self._id)
             )
         return reply
 
-    # ------------------------------------------------------------- who gets what
+    # ------------------------------------------------------------- notices
 
-    def _local(self) -> list[tuple[Path, Destination]]:
-        return [
-            (path, where)
-            for path, ruling in self._rulings.items()
-            for where in ruling.destinations
-            if isinstance(where.place, Local)
-        ]
+    def _told(self, reply: Reply, reached: set[Destination]) -> Deferred[Reply]:
+        """Tells the sender of what is settled here, where that was asked for, before the reply."""
+        notices, results = self._intake.notices, self._addressees.settled(reached)
+        if notices is None or not results or not reply.ok:
+            return succeed(reply)
+        envelope = Envelope(self._mode, self._reverse_path, tuple(results), self._terms)
+        entry = Entry(self._id, envelope, Body.of(self._head), self._house.now())
 
-    def _elsewhere(self) -> list[Recipient]:
-        """Recipients on other hosts, to be relayed by the same verb."""
-        recipients = []
-        for path, ruling in self._rulings.items():
-            if len(ruling.destinations) == 1 and not isinstance(ruling.destinations[0].place, Local):
-                recipients.append(Recipient(path, self._mode))  # routed again from what was said
-                continue
-            recipients += [
-                self._child(path, where, self._mode)
-                for where in ruling.destinations
-                if not isinstance(where.place, Local)
-            ]
-        return recipients
+        def not_told(failure: Failure) -> None:
+            # The message is shown, or safe: a refusal would bring it once more.
+            self._house.log.failure("{id}: the sender cannot be told", failure, id=self._id)
 
-    def _mailed(self, local: Iterable[tuple[Path, Destination]]) -> list[Recipient]:
-        return [*self._elsewhere(), *(self._child(path, where, Mode.MAIL) for path, where in local)]
-
-    def _child(self, path: Path, where: Destination, mode: Mode) -> Recipient:
-        original = path if where.path != path else None
-        return Recipient(where.path, mode, original=original, sender=where.sender)
+        return notices.succeeded(entry, results).addErrback(not_told).addCallback(lambda _: reply)
 
     # ------------------------------------------------------------- terminals and spool
 
     def _message(self) -> Message:
         assert self._draft is not None
         head = self._draft.head()
-        return Message(self._reverse_path, head[self._ours :], cut=self._draft.size > len(head))
+        cut = self._draft.size > len(head)
+        where = standing(self._client, self._rights)
+        return Message(self._reverse_path, head[self._heading.ours :], cut, where)
 
     def _show(self, local: list[tuple[Path, Destination]], message: Message) -> Deferred[set[Destination]]:
         """Writes to each user once; fires with the destinations that were reached."""
@@ -310,7 +343,7 @@ class Custody:
             self._log("taken", recipients=len(recipients), size=size)
             return Reply(250, f"OK, queued as {self._id}", "2.0.0") if self._client.extended else OK
 
-        return self._store(self._id, envelope, draft).addCallback(stored)
+        return self._intake.store(self._id, envelope, draft).addCallback(stored)
 
     def _failed(self, failure: Failure) -> Reply:
         self.abort()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
@@ -31,6 +31,7 @@ from mailnode.mail import (
     Ruling,
     ScramKeys,
     Terms,
+    Turn,
 )
 from mailnode.mail import Results as Results
 
@@ -51,9 +52,9 @@ class IAccess(Interface):
         """The user or peer that `client` has proved to be, or the refusal: 535, or 454 when its host has
         failed too often lately. Same words and time for names that there are and that there are not."""
 
-    def scram_keys(client: Client, name: str) -> Deferred[ScramKeys]:
-        """The keys of `name` for SCRAM-SHA-256. For a name that has none: keys that no password fits, the
-        same ones each time."""
+    def scram_keys(client: Client, name: str) -> Deferred[ScramKeys | Reply]:
+        """The keys of `name` for SCRAM-SHA-256, or the refusal as `authenticate` gives it. For a name that
+        has none: keys that no password fits, the same ones each time."""
 
 
 # ------------------------------------------------------------------------ who is here
@@ -131,10 +132,12 @@ class IRouting(Interface):
 
 @dataclass(frozen=True, slots=True)
 class Exchanger:
-    """A host that takes mail for a domain: a Twisted client endpoint string, and its name for the log."""
+    """A host that takes mail for a domain: a Twisted client endpoint string, its name for the log, and the
+    name or address that its certificate has to be for where that is verified."""
 
     endpoint: str
     name: str
+    tls_name: str = ""
 
 
 class IExchange(Interface):
@@ -151,11 +154,22 @@ class Terminal:
 
     user: str
     line: str  # "pts/3"
-    kind: str  # "host" (utmp, logind) or "attached"
+    kind: str  # "utmp" or "logind": of this host; "attached": opened with `mailnode terminal`
     accepting: bool  # mesg y
     since: float  # seconds since the epoch
     idle: float  # seconds since the last key
     host: str = ""  # where the user came from
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a message for a terminal comes from, as far as this host has seen it itself."""
+
+    same_host: bool = False  # by a local socket or the loopback network
+    trusted: bool = False  # from a client that may relay
+
+
+STRANGER: Final = Standing()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +179,7 @@ class Message:
     sender: Path
     body: bytes  # the head of the message, header included
     cut: bool = False  # the message is longer than `body`
+    standing: Standing = STRANGER
 
 
 class ITerminals(Interface):
@@ -173,11 +188,13 @@ class ITerminals(Interface):
     def logged_in(user: str | None = None) -> list[Terminal]:
         """The terminals of `user`, or of everybody. A fresh look each time."""
 
-    def accepts(user: str) -> bool:
-        """Whether a message to `user` would reach a terminal now, as far as can be told."""
+    def accepts(user: str, sender: Path, standing: Standing) -> bool:
+        """Whether a message of `sender` to `user` would reach a terminal now, as far as can be told:
+        `user` is there, and wants messages from there, and has not had too many."""
 
     def show(user: str, message: Message) -> Deferred[int]:
-        """Writes to every accepting terminal of `user` once; fires with how many were reached."""
+        """Writes to every accepting terminal of `user` once, if it is welcome; fires with how many were
+        reached."""
 
 
 # ------------------------------------------------------------------------ custody
@@ -248,6 +265,8 @@ class QueuedRecipient:
     attempts: int
     due: float
     reply: str  # the last reply, empty before the first attempt
+    notify: tuple[str, ...] = ()  # this and `orcpt` as in Recipient
+    orcpt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,6 +279,7 @@ class QueuedMessage:
     recipients: tuple[QueuedRecipient, ...]
     size: int
     arrived: float
+    terms: Terms = PLAIN_TERMS
 
     @property
     def state(self) -> str:
@@ -344,17 +364,22 @@ class IMailbox(Interface):
     """The mailboxes of local users."""
 
     def deliver(user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
-        """Stores the message durably in the mailbox of `user`; never errbacks."""
+        """Stores the message durably in the mailbox of `user`; never errbacks. The path of `recipient` is
+        the address that it has at last, behind all aliases."""
 
 
 class INotices(Interface):
-    """Tells senders what became of their mail."""
+    """Tells senders what became of their mail, as far as NOTIFY lets them hear of it (RFC 3461 4.1)."""
 
     def failed(entry: Entry, results: Results) -> Deferred[None]:
         """Sends the RFC 3464 notice about the FAILED of `results`; fires when it is in the spool."""
 
     def delayed(entry: Entry, results: Results, until: float) -> Deferred[None]:
         """Tells the sender that the LATER of `results` are still being tried, until a time."""
+
+    def succeeded(entry: Entry, results: Results) -> Deferred[None]:
+        """Tells the sender of those DELIVERED of `results` for whom SUCCESS was asked for: that they have
+        it, or that a host or several addresses took it over; fires when the notice is in the spool."""
 
 
 class ILetters(Interface):
@@ -405,5 +430,9 @@ class IDispatch(Interface):
 class IPeering(Interface):
     """Mail held for peers, and the right to turn the line."""
 
-    def grant(client: Client) -> Eventually[ILetters | Reply]:
-        """The mail for a client that says TURN, or the 502 that refuses it (RFC 821 3.8)."""
+    def grant(client: Client, turn: Turn) -> Eventually[ILetters | Reply]:
+        """The mail for a client that says TURN or ATRN, or the refusal: 502 to TURN (RFC 821 3.8); 450, 451,
+        453 to ATRN (RFC 2645 5.2.1)."""
+
+    def start(client: Client, node: str) -> Eventually[Reply]:
+        """The reply to `ETRN node` (RFC 1985 5); its queue is started if that is 250 to 253."""

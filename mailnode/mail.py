@@ -31,7 +31,8 @@ class Mode(Enum):
 # --------------------------------------------------------------------------- paths
 
 # RFC 5321 4.1.2 Dot-string; whatever else a local part holds must be quoted.
-_DOT_STRING = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*\Z")
+_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
+_DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,10 +237,15 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """Another host: "mx" for the mail exchangers of `domain`, else a Twisted client endpoint string."""
+    """Another host: "mx" for the mail exchangers of `domain`, else a Twisted client endpoint string.
+
+    `tls`: "opportunistic" where it is offered; "required", and "verified" by certificate, or mail waits;
+    "none".
+    """
 
     domain: str
     target: str = "mx"
+    tls: str = "opportunistic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +308,7 @@ class Result:
     reply: Reply
     host: str = ""
     forward: tuple[tuple[Recipient, Result], ...] = field(default=())
+    dsn: bool = False  # the next host has taken over what NOTIFY asks for (RFC 3461 5.2.1)
 
     @classmethod
     def delivered(cls, reply: Reply, host: str = "") -> Result:
@@ -363,9 +370,20 @@ class Rights:
     relay: bool = False
     verify: bool = False
     expand: bool = False
-    turn: bool = False
+    turn: bool = False  # it is a peer that has proved itself: TURN, ATRN, XWAIT
+    atrn: bool = False  # ATRN is named to it, so that it may prove itself (RFC 2645 4)
+    etrn: bool = False
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
     must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """How a client asks for the line to be turned."""
+
+    atrn: bool = False  # by ATRN (RFC 2645), else TURN (RFC 821 3.8)
+    domains: tuple[str, ...] = ()  # lower case; empty: all that are its
+    wait: float = 0.0  # seconds: the line stays open, with a sign of life that often (docs/xwait.md)
 
 
 # --------------------------------------------------------------------- credentials

@@ -1,4 +1,4 @@
-"""Trace information: the `Received` field that every host puts on top (RFC 5321 4.4), and counting it."""
+"""Trace information: what every host puts on top of a message (RFC 5321 4.4, RFC 9228), and reading it."""
 
 from __future__ import annotations
 
@@ -12,21 +12,30 @@ from mailnode.mail import Client, Path
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,255}\Z")
 # RFC 5322 3.6.8 field name; what looks otherwise is text that came without a header
 _FIELD = re.compile(rb"[!-9;-~]{1,100}[ \t]*:")
+_DELIVERED_TO = re.compile(rb"^delivered-to[ \t]*:([^\r\n]*)", re.IGNORECASE | re.MULTILINE)
+_NAMES = re.compile(rb"^([!-9;-~]{1,100})[ \t]*:", re.MULTILINE)
 FIRST_LINE: Final = 1000  # octets looked at to tell a header from text
 
 
-def protocol(client: Client) -> str:
-    """The `with` word (RFC 3848)."""
+def protocol(client: Client, utf8: bool = False) -> str:
+    """The `with` word (RFC 3848); `utf8` if SMTPUTF8 was said for the message (RFC 6531 4.3)."""
     if not client.extended:
         return "SMTP"
-    return "ESMTP" + ("S" if client.tls else "") + ("A" if client.identity else "")
+    lmtp = client.listener == "lmtp"
+    if utf8:
+        word = "UTF8LMTP" if lmtp else "UTF8SMTP"
+    else:
+        word = "LMTP" if lmtp else "ESMTP"
+    return word + ("S" if client.tls else "") + ("A" if client.identity else "")
 
 
-def received(client: Client, hostname: str, id: str, only: Path | None, now: float) -> bytes:
+def received(
+    client: Client, hostname: str, id: str, only: Path | None, now: float, utf8: bool = False
+) -> bytes:
     """The field, with its CRLF. `only` is named when the message has this one recipient."""
     name = client.hello if _SAFE_NAME.match(client.hello) else "unknown"
     lines = [f"Received: from {name}{_literal(client.address)}"]
-    lines.append(f"\tby {hostname} with {protocol(client)} id {id}")
+    lines.append(f"\tby {hostname} with {protocol(client, utf8)} id {id}")
     # A list of recipients would tell each of them about the others (RFC 5321 7.6).
     if only is not None and len(only.mailbox) < 500 and only.mailbox.isascii():
         lines.append(f"\tfor <{only.mailbox}>")
@@ -51,8 +60,34 @@ def begins_with_header(text: bytes) -> bool:
     return text.startswith(b"\r\n") or _FIELD.match(text) is not None
 
 
+def header_of(head: bytes) -> bytes:
+    """The header that `head` begins with: up to the empty line, or all of it if there is none."""
+    if head.startswith(b"\r\n"):
+        return b""
+    end = head.find(b"\r\n\r\n")
+    return head if end < 0 else head[: end + 2]
+
+
 def hops(head: bytes) -> int:
     """How many hosts have put a `Received` field on the header that `head` begins with."""
-    end = head.find(b"\r\n\r\n")
-    header = head if end < 0 else head[: end + 2]
-    return (b"\r\n" + header).lower().count(b"\r\nreceived:")
+    return (b"\r\n" + header_of(head)).lower().count(b"\r\nreceived:")
+
+
+def was_delivered_to(header: bytes, address: str) -> bool:
+    """Whether a `Delivered-To` field of `header` names `address`: it lay in that mailbox before."""
+    if b"delivered-to" not in header.lower():
+        return False
+    wanted = address.lower()
+    found = _DELIVERED_TO.findall(header)
+    return any(name.strip().decode("utf-8", "replace").lower() == wanted for name in found)
+
+
+def missing_fields(header: bytes, hostname: str, id: str, now: float) -> bytes:
+    """What a submitted message needs and `header` lacks: Date, Message-ID (RFC 6409 8.2 and 8.3)."""
+    names = {name.lower() for name in _NAMES.findall(header)}
+    fields = b""
+    if b"date" not in names:
+        fields += f"Date: {_date(int(now))}\r\n".encode("ascii")
+    if b"message-id" not in names:
+        fields += f"Message-ID: <{id}@{hostname}>\r\n".encode("ascii", "replace")
+    return fields

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from mailnode.clock import use_monotonic
 from mailnode.config import Configuration, ConfigurationErrors
 from mailnode.control import SOCKET, Action, Answer, ControlFactory, Say
+from mailnode.descriptors import raise_limit
 from mailnode.node import House
 from mailnode.trace import TraceLines
 
@@ -50,7 +51,11 @@ class Node(Service):
         reload: Callable[[], Configuration] | None = None,
     ) -> None:
         use_monotonic(reactor)
-        self.house = House(configuration, reactor, receive=receive, send=send)
+        raise_limit()
+        try:
+            self.house = House(configuration, reactor, receive=receive, send=send)
+        except ValueError as error:  # a certificate or a key that cannot be used
+            raise StartError(f"tls: {error}") from None
         self._reactor = reactor
         self._receive = receive
         self._send = send
@@ -92,6 +97,7 @@ class Node(Service):
         super().startService()  # type: ignore[no-untyped-call]
         sys.setswitchinterval(SWITCH_INTERVAL)
         self._listen_for_control()
+        self._open_terminals()
         if self._send:
             self.house.start().addErrback(self._cannot_go_on)
             self._housekeeping.start(EXPIRE_EVERY, now=False)
@@ -99,10 +105,18 @@ class Node(Service):
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reread))
         for port, listen in zip(self._ports, self._configuration.listen, strict=False):
             self._log.info("listening on {where} ({role})", where=_shown(port), role=listen.role)
+        self._warn_of_certificate()
         self._log.info("mailnode ready")
 
     def _cannot_go_on(self, failure: Failure) -> None:
         self._log.failure("the spool cannot be worked off", failure)
+
+    def _open_terminals(self) -> None:
+        try:
+            self.house.terminal_room.open()
+        except OSError as error:
+            where = self._configuration.terminals.socket
+            raise StartError(f"terminals.socket: cannot listen on {where}: {error.strerror}") from None
 
     def _listen_for_control(self) -> None:
         path = os.path.join(self._configuration.data, SOCKET if self._send else RECEIVER_SOCKET)
@@ -130,8 +144,24 @@ class Node(Service):
             if getattr(configuration, key) != getattr(self._configuration, key):
                 self._log.error("configuration not reread: {key} has changed, that needs a restart", key=key)
                 return
+        for key in ("attached", "socket"):
+            if getattr(configuration.terminals, key) != getattr(self._configuration.terminals, key):
+                self._log.error(
+                    "configuration not reread: terminals.{key} has changed, that needs a restart", key=key
+                )
+                return
+        try:
+            self.house.renew_tls(configuration)
+        except ValueError as error:
+            self._log.error("certificates not reread, those in use stay: {why}", why=str(error))
         self.house.furnish(configuration)
+        self._warn_of_certificate()
         self._log.info("configuration reread")
+
+    def _warn_of_certificate(self) -> None:
+        if self.house.server_tls is not None:
+            for doubt in self.house.server_tls.doubts(self._configuration.host):
+                self._log.warn("certificate {doubt}", doubt=doubt)
 
     def _keep_house(self) -> None:
         self.house.peering.expire()
@@ -174,6 +204,7 @@ class Node(Service):
         return done.addCallback(lambda _: self.house.close()).addCallback(self._closed)
 
     def _closed(self, _: object) -> None:
+        self.house.terminal_room.close()
         self._log.info("mailnode stopped")
 
 

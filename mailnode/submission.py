@@ -110,10 +110,10 @@ class Submission:
                 self._sender.give(None if self._given else self._letter)
                 self._given = True
             elif isinstance(event, events.WriteBody):
-                self._send_body(event.letter)
+                self._send_body(event.letter, event.chunk)
             elif isinstance(event, events.Settled):
                 self._submitted.results.update(event.results)
-            else:
+            elif isinstance(event, Ended):
                 return self._end(event)
 
     def _end(self, ended: Ended) -> Submitted:
@@ -154,19 +154,20 @@ class Submission:
             self._trace("C", octets)
         return True
 
-    def _send_body(self, letter: Letter) -> None:
+    def _send_body(self, letter: Letter, chunk: bool) -> None:
         stuffer = Stuffer()
-        self._awaited.append(None)
-        for chunk in letter.body.chunks():
-            if not self._send(stuffer.stuff(chunk)):
+        if not chunk:  # the reply to its end; that to BDAT is awaited already
+            self._awaited.append(None)
+        for piece in letter.body.chunks():
+            if not self._send(piece if chunk else stuffer.stuff(piece)):
                 return
-        if self._send(stuffer.end()):
+        if chunk or self._send(stuffer.end()):
             self._sender.body_written()
 
     # ------------------------------------------------------------- read along
 
     def _note_commands(self, octets: bytes) -> None:
-        for line in octets.decode("ascii").split("\r\n")[:-1]:
+        for line in octets.decode().split("\r\n")[:-1]:
             self._awaited.append(self._commands.get(line))
             verb, _, argument = line.partition(" ")
             if argument.startswith("FROM:"):

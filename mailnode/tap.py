@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import IService
 from twisted.logger import ILogObserver
@@ -53,7 +53,7 @@ class TwistdNode(Node):
             _fail(error)
 
 
-def _fail(error: StartError) -> None:
+def _fail(error: StartError) -> NoReturn:
     print(error, file=sys.stderr)
     if sys.__stderr__ is not None and sys.stderr is not sys.__stderr__:
         print(error, file=sys.__stderr__)  # twistd has put its log in the place of the one above
@@ -70,6 +70,9 @@ def makeService(options: usage.Options, receive: bool = True, send: bool = True)
     except config.ConfigurationErrors as errors:
         print("\n".join(errors.lines), file=sys.stderr)
         raise SystemExit(1) from None
-    node = TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)
+    try:
+        node = TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)
+    except StartError as error:
+        _fail(error)
     node.log = twistd_log(options.parent or {}, reactor)
     return node

@@ -88,7 +88,7 @@ def test_a_mistake_of_ours_is_one_line_too(run: Run, monkeypatch: pytest.MonkeyP
     def fails(*_: object) -> None:
         raise ZeroDivisionError("\x1b[2J")
 
-    monkeypatch.setattr("mailnode.commands.who.build_terminals", fails)
+    monkeypatch.setattr("mailnode.commands.who.look", fails)
     result = run("who")
     assert result.exit_code == os.EX_SOFTWARE
     assert (
@@ -102,7 +102,7 @@ def test_an_interrupt_ends_with_130_and_no_words(run: Run, monkeypatch: pytest.M
     def interrupts(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("mailnode.commands.who.build_terminals", interrupts)
+    monkeypatch.setattr("mailnode.commands.who.look", interrupts)
     result = run("who")
     assert (result.exit_code, result.output) == (130, "")
 
@@ -239,24 +239,21 @@ def terminal(house: File) -> Iterator[tuple[str, str]]:
 def test_who_shows_the_terminal_and_whether_it_takes_messages(run: Run, terminal: tuple[str, str]) -> None:
     user, line = terminal
     (found,) = map(json.loads, run("who", "--json").stdout.splitlines())
-    assert (found["user"], found["terminal"], found["accepting"], found["from"]) == (
-        user,
-        line,
-        True,
-        "192.0.2.7",
-    )
+    del found["since"], found["idle"]
+    assert found == {"user": user, "terminal": line, "kind": "utmp", "accepting": True, "from": "192.0.2.7"}
     heading, row = run("who", user).stdout.splitlines()
-    assert heading.split() == ["USER", "TERMINAL", "MESSAGES", "SINCE", "IDLE", "FROM"]
-    assert row.split()[:3] == [user, line, "yes"] and row.split()[-1] == "192.0.2.7"
+    assert heading.split() == ["USER", "TERMINAL", "KIND", "MESSAGES", "SINCE", "IDLE", "FROM"]
+    assert row.split()[:4] == [user, line, "utmp", "yes"] and row.split()[-1] == "192.0.2.7"
     os.chmod(f"/dev/{line}", 0o600)
     assert "no" in run("who").stdout.split()
 
 
 def test_who_tells_not_logged_in_from_unknown_from_not_to_be_seen(run: Run, house: File) -> None:
     unseen = run("who")
-    assert unseen.exit_code == 0 and unseen.stderr.startswith(
-        "mailnode: nobody can be seen: this host has no "
-    )
+    assert unseen.exit_code == 0 and unseen.stderr.splitlines() == [
+        "mailnode: no node is running with this configuration: attached terminals are not seen",
+        f"mailnode: host terminals are not seen: there is no {house}/utmp; [terminals] utmp names another",
+    ]
     (house / "utmp").write_bytes(b"")
     assert run("who").stdout == "Nobody is logged in.\n"
     assert run("who", "jones").stdout == "jones is not logged in.\n"
@@ -273,8 +270,9 @@ def test_a_password_is_hashed_unless_this_node_must_say_it(run: Run, house: File
     assert "kept readable (mode 0600): this node says it when it calls hub." in kept.stdout
     file = house / "passwords"
     assert file.stat().st_mode & 0o777 == 0o600
-    lines = dict(line.split(":") for line in file.read_text().splitlines())
-    assert lines["jones"].startswith("scrypt$") and lines["us"].startswith("secret$")
+    lines = [line.partition("$")[0] for line in file.read_text().splitlines()]
+    hashes = ["jones:scrypt", "jones:scram-sha-256", "us:scrypt", "us:scram-sha-256"]
+    assert lines == [*hashes, "us:secret"]
     shown = run("user", "list").stdout
     assert "sesame" not in shown
     rows = [line.split() for line in shown.splitlines()[1:]]
@@ -285,9 +283,30 @@ def test_a_password_is_hashed_unless_this_node_must_say_it(run: Run, house: File
     ]
 
 
+def test_a_password_for_cram_md5_is_said_to_be_readable(run: Run, house: File) -> None:
+    with (house / "mailnode.toml").open("a") as file:
+        file.write('[[peer]]\nname = "us"\ndomains = ["us.example"]\ncram_md5 = true\n')
+    kept = run("user", "password", "us", said="open sesame")
+    assert "readable (mode 0600): this node says it when it calls hub, and CRAM-MD5 needs it." in kept.stdout
+
+
+def test_a_hash_from_before_scram_is_shown_as_such(run: Run, house: File) -> None:
+    (house / "passwords").write_text("jones:scrypt$16384$8$1$YWJj$YWJj\nleaf:scrypt$1\n")
+    rows = run("user", "list").stdout.splitlines()[1:]
+    assert " ".join(rows[0].split()) == "jones user hashed, without keys for SCRAM: set it again"
+    assert rows[1].split() == ["leaf", "peer", "missing"]
+
+
 @pytest.mark.parametrize(
     ("said", "status"),
-    [(b"", 66), (b"\n", 65), (b"\xff\xfe\n", 65), (b"a\0b\n", 65), (b"x" * 1025 + b"\n", 65)],
+    [
+        (b"", 66),
+        (b"\n", 65),
+        (b"\xff\xfe\n", 65),
+        (b"a\0b\n", 65),
+        (b"a\tb\n", 65),
+        (b"x" * 1025 + b"\n", 65),
+    ],
 )
 def test_what_cannot_be_a_password_is_refused(run: Run, house: File, said: bytes, status: int) -> None:
     result = run("user", "password", "jones", said=said)

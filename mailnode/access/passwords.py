@@ -1,88 +1,66 @@
-"""Secrets of users and peers: a file of `name:scrypt$n$r$p$salt$key`, checked in a thread.
+"""Secrets of users and peers in a file: who is right is found out in a thread, and who is not there costs
+the same work.
 
-A secret that this node itself must say (to a host that it calls) cannot be hashed: its line is
-`name:secret$base64`, and the file is 0600.
+The lines of the file are those of `mailnode.access.kept`; it is 0600, read again whenever it has changed.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import hmac
 import os
-import re
 import tempfile
-from base64 import b64decode, b64encode
+from base64 import b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from mailnode.access.kept import (
+    ITERATIONS,
+    KEY_SIZE,
+    NOTHING,
+    SALT_SIZE,
+    SCRYPT,
+    Kept,
+    add,
+    keep,
+    matches,
+    octets_of,
+    read_line,
+)
+from mailnode.access.turnstile import Turnstile
+from mailnode.mail import ScramKeys
+from mailnode.smtp.sasl.preparation import saslprep
+
 FILE_SIZE: Final = 8 << 20  # octets
-SECRET_SIZE: Final = 1024  # octets; longer ones are nobody's
+RUNNING: Final = 2  # checks at the same time: 16 MiB and a core each
+WAITING: Final = 32  # checks that wait: about half a second
 
-_N, _R, _P = 2**14, 8, 1  # RFC 7914: 16 MiB of memory and some 50 ms
-_SALT_SIZE: Final = 16
-_KEY_SIZE: Final = 32
-
-_line = re.compile(r"([A-Za-z0-9._+-]{1,64}+):((?:scrypt|secret)\$[0-9$A-Za-z+/=]{1,1500}+)\Z").match
-_recoverable = re.compile(r"secret\$([A-Za-z0-9+/=]+)\Z").match
-_hash = re.compile(
-    r"scrypt\$([0-9]{1,8})\$([0-9]{1,3})\$([0-9]{1,3})\$([A-Za-z0-9+/=]+)\$([A-Za-z0-9+/=]+)\Z"
-).match
-
-DeferToThread = Callable[[Callable[[], bool]], "Deferred[bool]"]
+T = TypeVar("T")
 
 
-def hash_secret(secret: str, salt: bytes) -> str:
-    """The line's part behind the name. ValueError for a secret that is empty or too long."""
-    octets = secret.encode("utf-8", "surrogateescape")
-    if not 0 < len(octets) <= SECRET_SIZE:
-        raise ValueError(f"a password has 1 to {SECRET_SIZE} octets")
-    key = hashlib.scrypt(octets, salt=salt, n=_N, r=_R, p=_P, dklen=_KEY_SIZE)
-    return f"scrypt${_N}${_R}${_P}${b64encode(salt).decode()}${b64encode(key).decode()}"
+class DeferToThread(Protocol):
+    """Runs a function in a thread and fires with its result."""
+
+    def __call__(self, work: Callable[[], T], /) -> Deferred[T]: ...
 
 
-def keep_secret(secret: str) -> str:
-    """The line's part behind the name, for a secret that must be said again. ValueError as `hash_secret`."""
-    octets = secret.encode("utf-8", "surrogateescape")
-    if not 0 < len(octets) <= SECRET_SIZE:
-        raise ValueError(f"a password has 1 to {SECRET_SIZE} octets")
-    return f"secret${b64encode(octets).decode()}"
+class _File(NamedTuple):
+    """What was read, and of which file."""
 
-
-def reveal(kept: str) -> str | None:
-    """The secret that `keep_secret` kept, None if it was hashed or is malformed."""
-    match = _recoverable(kept)
-    if match is None:
-        return None
-    try:
-        return b64decode(match[1], validate=True).decode("utf-8", "surrogateescape")
-    except ValueError:
-        return None
-
-
-def matches(secret: str, hashed: str) -> bool:
-    """Whether `hashed` was made from `secret`. Constant time over the key; False if it is malformed."""
-    octets = secret.encode("utf-8", "surrogateescape")
-    match = _hash(hashed)
-    if match is None:
-        return False
-    n, r, p = int(match[1]), int(match[2]), int(match[3])
-    try:
-        salt, key = b64decode(match[4], validate=True), b64decode(match[5], validate=True)
-        made = hashlib.scrypt(octets[:SECRET_SIZE], salt=salt, n=n, r=r, p=p, dklen=len(key), maxmem=64 << 20)
-    except ValueError:  # not base64, or parameters that scrypt refuses
-        return False
-    return hmac.compare_digest(made, key) and 0 < len(octets) <= SECRET_SIZE
+    identity: tuple[int, ...]
+    entries: Mapping[str, Kept]
+    iterations: int  # of most names' SCRAM keys
 
 
 class Passwords:
     """The secrets in the file `path`, read again whenever it was replaced or changed.
 
-    `defer_to_thread` runs a function in a thread and fires with its result; `random` gives so many
-    random octets. A file that is missing holds nobody; other OSErrors come to who asks.
+    `random` gives so many random octets. A file that is missing holds nobody; other OSErrors come to who
+    asks. One instance should live as long as the process: what it says of unknown names hangs on it.
     """
 
     def __init__(
@@ -91,77 +69,121 @@ class Passwords:
         defer_to_thread: DeferToThread,
         random: Callable[[int], bytes] = os.urandom,
     ) -> None:
-        self._path = path
+        self.path = path
         self._defer_to_thread = defer_to_thread
         self._random = random
-        self._read: tuple[tuple[int, ...], Mapping[str, str]] = ((), {})
+        self._turnstile = Turnstile(RUNNING, WAITING)
+        self._read = _File((), {}, ITERATIONS)
         # What an unknown name is compared with, so that its answer takes as long.
-        salt, key = b64encode(random(_SALT_SIZE)).decode(), b64encode(random(_KEY_SIZE)).decode()
-        self._nobody = f"scrypt${_N}${_R}${_P}${salt}${key}"
+        n, r, p = SCRYPT
+        salt, key = b64encode(random(SALT_SIZE)).decode(), b64encode(random(KEY_SIZE)).decode()
+        self._nobody_hash = f"scrypt${n}${r}${p}${salt}${key}"
+        self._nobody_key = random(KEY_SIZE)
+
+    # ------------------------------------------------------------- asking, in a thread
 
     def verify(self, name: str, secret: str) -> Deferred[bool]:
-        """Whether `secret` is the password of `name`; takes the same time if there is none."""
-        return self._defer_to_thread(lambda: self.check(name, secret))
+        """Whether `secret`, as it was said, is the password of `name`; the same work if there is none.
+        FullError if too many wait."""
+        return self._turnstile.enter(lambda: self._defer_to_thread(lambda: self.check(name, secret)))
+
+    def verify_digest(self, name: str, challenge: bytes, digest: str) -> Deferred[bool]:
+        """Whether `digest` is the HMAC-MD5 of `challenge` by the readable secret of `name` (RFC 2195 2); the
+        same work if there is none. FullError if too many wait."""
+        return self._turnstile.enter(
+            lambda: self._defer_to_thread(lambda: self.check_digest(name, challenge, digest))
+        )
+
+    def keys(self, name: str) -> Deferred[ScramKeys]:
+        """The SCRAM keys of `name`; if it has none, ones that no secret fits, the same each time."""
+        return self._defer_to_thread(lambda: self.find_keys(name))
+
+    # ------------------------------------------------------------- asking, at once
 
     def check(self, name: str, secret: str) -> bool:
-        """As `verify`, at once: it takes some 50 ms. OSError if the file cannot be read."""
-        hashed = self._entries().get(name)
-        kept = reveal(hashed) if hashed else None
-        if kept is not None:
-            hashed = hash_secret(kept, self._random(_SALT_SIZE))  # takes the time that others take
-        right = matches(secret, hashed or self._nobody)
-        return right and hashed is not None
+        """As `verify`, at once: it takes some 30 ms. OSError if the file cannot be read."""
+        kept = self._file().entries.get(name, NOTHING)
+        prepared = saslprep(secret) or ""
+        # A hash without SCRAM keys beside it is older than SASLprep here: made from what was typed.
+        said = prepared if kept.scram is not None else secret
+        right = matches(said, kept.scrypt or self._nobody_hash)
+        if kept.scrypt:
+            return right
+        return kept.secret is not None and hmac.compare_digest(octets_of(kept.secret), octets_of(secret))
+
+    def check_digest(self, name: str, challenge: bytes, digest: str) -> bool:
+        """As `verify_digest`, at once. OSError if the file cannot be read."""
+        secret = self._file().entries.get(name, NOTHING).secret
+        key = self._nobody_key if secret is None else octets_of(secret)
+        made = hmac.digest(key, challenge, "md5").hex()
+        right = hmac.compare_digest(made.encode(), digest.encode("utf-8", "replace"))
+        return right and secret is not None
+
+    def find_keys(self, name: str) -> ScramKeys:
+        """As `keys`, at once. OSError if the file cannot be read."""
+        file = self._file()
+        # Made for everybody, so that nobody's answer takes longer.
+        salt, stored, server = (
+            hmac.digest(self._nobody_key, word + name.encode("utf-8", "replace"), "sha256")
+            for word in (b"salt:", b"stored:", b"server:")
+        )
+        nobody = ScramKeys(salt[:SALT_SIZE], file.iterations, stored, server)
+        return file.entries.get(name, NOTHING).scram or nobody
 
     def names(self) -> list[str]:
         """Who has a secret. OSError if the file cannot be read."""
-        return sorted(self._entries())
+        return sorted(self._file().entries)
+
+    def kept(self, name: str) -> Kept:
+        """All that is kept for `name`. OSError if the file cannot be read."""
+        return self._file().entries.get(name, NOTHING)
 
     def recoverable(self, name: str) -> str | None:
         """The secret of `name` in clear, None if there is none or only its hash. OSError."""
-        kept = self._entries().get(name)
-        return reveal(kept) if kept else None
+        return self.kept(name).secret
+
+    # ------------------------------------------------------------- writing
 
     def set(self, name: str, secret: str, recoverable: bool = False) -> None:
         """Gives `name` a new secret, durably; with `recoverable` it can be said again, not only checked.
 
         ValueError for a name or secret that cannot be; OSError.
         """
-        kept = keep_secret(secret) if recoverable else hash_secret(secret, self._random(_SALT_SIZE))
-        line = f"{name}:{kept}"
-        if not _line(line):
+        if read_line(f"{name}:secret$x") != (name, "secret$x"):
             raise ValueError("that is not a user name")
-        self._rewrite(name, [line])
+        self._rewrite(name, [f"{name}:{part}" for part in keep(secret, self._random, recoverable)])
 
     def remove(self, name: str) -> bool:
         """Takes the secret of `name` away, durably; whether there was one. OSError."""
-        there = name in self._entries()
+        there = name in self._file().entries
         if there:
             self._rewrite(name, [])
         return there
 
-    def _entries(self) -> Mapping[str, str]:
+    # ------------------------------------------------------------- the file
+
+    def _file(self) -> _File:
         try:
-            with open(self._path, "rb") as file:
+            with open(self.path, "rb") as file:
                 status = os.fstat(file.fileno())
                 identity = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
-                known, entries = self._read
-                if identity == known:
-                    return entries
+                known = self._read
+                if identity == known.identity:
+                    return known
                 octets = file.read(FILE_SIZE + 1)
         except FileNotFoundError:
-            return {}
+            return _File((), {}, ITERATIONS)
         if len(octets) > FILE_SIZE:
             raise OSError(f"the passwords file is larger than {FILE_SIZE} octets")
-        lines = octets.decode("utf-8", "replace").split("\n")
-        entries = {match[1]: match[2] for line in lines if (match := _line(line.strip())) is not None}
-        self._read = (identity, entries)  # one assignment: other threads see the old pair or the new one
-        return entries
+        read = _parsed(identity, octets)
+        self._read = read  # one assignment: other threads see the old file or the new one
+        return read
 
     def _rewrite(self, name: str, new: list[str]) -> None:
-        folder = os.path.dirname(os.path.abspath(self._path))
+        folder = os.path.dirname(os.path.abspath(self.path))
         with _locked_folder(folder) as folder_descriptor:
             try:
-                with open(self._path, encoding="utf-8", errors="surrogateescape") as file:
+                with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
                     old, status = file.read(FILE_SIZE).split("\n"), os.fstat(file.fileno())
             except FileNotFoundError:
                 old, status = [], None
@@ -174,11 +196,24 @@ class Passwords:
                         os.fchown(file.fileno(), status.st_uid, status.st_gid)
                     file.flush()
                     os.fsync(file.fileno())
-                os.rename(draft, self._path)
+                os.rename(draft, self.path)
             except BaseException:
                 os.unlink(draft)
                 raise
             os.fsync(folder_descriptor)
+
+
+def _parsed(identity: tuple[int, ...], octets: bytes) -> _File:
+    entries: dict[str, Kept] = {}
+    for line in octets.decode("utf-8", "replace").split("\n"):
+        if (found := read_line(line)) is not None:
+            name, part = found
+            kept = add(entries.get(name, NOTHING), part)
+            if kept != NOTHING:
+                entries[name] = kept
+    # A name that is not there must look like the others, whoever has written their keys.
+    counts = Counter(kept.scram.iterations for kept in entries.values() if kept.scram)
+    return _File(identity, entries, counts.most_common(1)[0][0] if counts else ITERATIONS)
 
 
 @contextmanager

@@ -2,50 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailnode.access.backoff import Backoff
+from mailnode.access.networks import in_networks, loopback
+from mailnode.access.turnstile import FullError
 from mailnode.interfaces import IAccess
-from mailnode.mail import Client, Credentials, Mode, Password, Reply, Rights
+from mailnode.mail import (
+    Client,
+    CramDigest,
+    Credentials,
+    External,
+    Mode,
+    Password,
+    Reply,
+    Rights,
+    ScramKeys,
+    ScramProof,
+)
 from mailnode.smtp.replies import AUTH_FAILED as FAILED
+from mailnode.smtp.replies import AUTH_LATER as LATER
 
 TERMINALS_ALLOW: Final = ("anyone", "trusted", "authenticated", "none")
 
-_LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1/128"))
+# Listeners where nothing goes before AUTH, and an address proves nothing (RFC 6409 4.3, RFC 2645 5.1).
+AUTH_ONLY: Final = ("submission", "odmr")
+
 _MAIL: Final = (Mode.MAIL,)
 _ALL_MODES: Final = (Mode.MAIL, Mode.SEND, Mode.SOML, Mode.SAML)
 
-Network = IPv4Network | IPv6Network
+_MECHANISM: Final[dict[type[Credentials], str]] = {
+    Password: "PLAIN",  # and LOGIN, which is offered wherever PLAIN is
+    CramDigest: "CRAM-MD5",
+    ScramProof: "SCRAM-SHA-256",
+    External: "EXTERNAL",
+}
+# Before a name that must not be found: no name in the passwords file has it, and the answer takes as long.
+_NOBODY: Final = "\0"
 
 
 class Secrets(Protocol):
-    """Where passwords are known."""
+    """Where passwords are known. All of it takes the same time for a name that has none.
+
+    A Deferred errbacks with FullError if too many wait already.
+    """
 
     def verify(self, name: str, secret: str) -> Deferred[bool]:
-        """Whether `secret` is the password of `name`; takes the same time if there is none."""
+        """Whether `secret` is the password of `name`."""
+
+    def verify_digest(self, name: str, challenge: bytes, digest: str) -> Deferred[bool]:
+        """Whether `digest` is the CRAM-MD5 of `challenge` by the secret of `name`."""
+
+    def keys(self, name: str) -> Deferred[ScramKeys]:
+        """The SCRAM keys of `name`, or for one that has none keys that nothing fits."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerRule:
-    """How a peer proves itself: by AUTH under its name, by a client certificate, by its address."""
+    """How a peer proves itself: by AUTH under its name, by a client certificate, by its address.
+
+    `cram_md5`: its AUTH may be CRAM-MD5, which nobody else's may be.
+    """
 
     name: str
     auth: bool = True
     fingerprint: str = ""
     networks: tuple[str, ...] = ()
+    cram_md5: bool = False
 
 
 @implementer(IAccess)
 class Access:
     """`relay_networks` are trusted; `terminals_allow` says who may SEND, SOML and SAML.
 
-    Without `secrets` nobody can authenticate. ValueError for a network or a word that is none.
+    Without `secrets` nobody can authenticate but by certificate. `backoff` remembers the hosts that failed;
+    give the same one again when the rules are made anew. `callers` are names under which we call others: their
+    secrets are known there, so nobody proves anything by them here. ValueError for a network or a word that is none.
     """
 
     def __init__(
@@ -54,22 +93,31 @@ class Access:
         terminals_allow: str,
         peers: Sequence[PeerRule] = (),
         secrets: Secrets | None = None,
+        backoff: Backoff | None = None,
+        callers: Collection[str] = (),
     ) -> None:
         if terminals_allow not in TERMINALS_ALLOW:
             raise ValueError(f"{terminals_allow!r} is none of {TERMINALS_ALLOW}")
-        self._trusted = _in_networks(relay_networks)
-        self._loopback = _in_networks(str(network) for network in _LOOPBACK)
+        self._trusted = in_networks(relay_networks)
+        self._loopback = loopback()
         self._terminals_allow = terminals_allow
         self._peers = {peer.name: peer for peer in peers}
-        self._peer_networks = [(peer.name, _in_networks(peer.networks)) for peer in peers if peer.networks]
+        self._peer_networks = [(peer.name, in_networks(peer.networks)) for peer in peers if peer.networks]
+        self._cram_md5 = any(peer.cram_md5 and peer.auth for peer in peers)
+        self._callers = frozenset(callers)
         self._secrets = secrets
+        self._backoff = Backoff() if backoff is None else backoff
+        self._log = Logger("mailnode.access")
+
+    # ------------------------------------------------------------- rights
 
     def rights(self, client: Client) -> Rights:
         if client.turned:
             # It leads because we called it: nothing was proved, and its address proves nothing either.
             return Rights(self._modes(trusted=False, authenticated=False))
         authenticated = bool(client.identity)
-        trusted = authenticated or not client.address or self._trusted(client.address)
+        by_place = client.listener not in AUTH_ONLY and (not client.address or self._trusted(client.address))
+        trusted = authenticated or by_place
         return Rights(
             modes=self._modes(trusted, authenticated),
             relay=trusted,
@@ -77,17 +125,8 @@ class Access:
             expand=trusted,
             turn=bool(self.peer(client)),
             mechanisms=self._mechanisms(client),
+            must_authenticate=client.listener in AUTH_ONLY and not authenticated,
         )
-
-    def authenticate(self, client: Client, credentials: Credentials) -> Deferred[str | Reply]:
-        if self._secrets is None or "PLAIN" not in self._mechanisms(client):
-            return succeed(FAILED)
-        assert isinstance(credentials, Password)
-        name = credentials.name
-        peer = self._peers.get(name)
-        # A peer that has to prove itself otherwise is as unknown here as anybody: same words, same time.
-        right = self._secrets.verify(name if peer is None or peer.auth else "", credentials.secret)
-        return right.addCallback(lambda right: name if right else FAILED)
 
     def peer(self, client: Client) -> str:
         """The peer that `client` has proved to be, "" if it is none. A HELO name proves nothing."""
@@ -96,12 +135,17 @@ class Access:
         by_name = self._peers.get(client.identity)
         if by_name is not None and by_name.auth:
             return by_name.name
-        for peer in self._peers.values():
-            if peer.fingerprint and peer.fingerprint == client.fingerprint:
-                return peer.name
-        if client.identity or not client.address:
+        if certified := self._certified(client):
+            return certified[0]
+        if client.identity or not client.address or client.listener in AUTH_ONLY:
             return ""
         return next((name for name, holds in self._peer_networks if holds(client.address)), "")
+
+    def _certified(self, client: Client) -> list[str]:
+        """The peers that the client certificate belongs to."""
+        if not client.fingerprint:
+            return []
+        return [peer.name for peer in self._peers.values() if peer.fingerprint == client.fingerprint]
 
     def _modes(self, trusted: bool, authenticated: bool) -> tuple[Mode, ...]:
         allowed = {
@@ -113,31 +157,94 @@ class Access:
         return _ALL_MODES if allowed else _MAIL
 
     def _mechanisms(self, client: Client) -> tuple[str, ...]:
-        """PLAIN only where nobody on the way can read it (RFC 4954 4)."""
-        if self._secrets is None or client.identity or client.turned:
+        """The best first: some clients take the first that they know."""
+        if client.identity or client.turned:
             return ()
-        safe = client.tls or not client.address or self._loopback(client.address)
-        return ("PLAIN",) if safe else ()
+        found = ["EXTERNAL"] if self._certified(client) else []
+        if self._secrets is not None:
+            found.append("SCRAM-SHA-256")
+            # RFC 4954 4: only where nobody on the way can read it.
+            if client.tls or not client.address or self._loopback(client.address):
+                found += ["PLAIN", "LOGIN"]
+            if self._cram_md5:
+                found.append("CRAM-MD5")
+        return tuple(found)
+
+    # ------------------------------------------------------------- authentication
+
+    def authenticate(self, client: Client, credentials: Credentials) -> Deferred[str | Reply]:
+        if _MECHANISM[type(credentials)] not in self._mechanisms(client):
+            return succeed(FAILED)
+        if not self._backoff.admits(client.address):
+            return succeed(LATER)
+
+        def judged(right: bool) -> str | Reply:
+            if right:
+                self._backoff.succeeded(client.address)
+                return self._identity(client, credentials)
+            self._failed(client, credentials)
+            return FAILED
+
+        def unchecked(failure: Failure) -> Reply:
+            self._backoff.unchecked(client.address)
+            failure.trap(FullError)
+            return LATER
+
+        return self._right(client, credentials).addCallbacks(judged, unchecked)
+
+    def scram_keys(self, client: Client, name: str) -> Deferred[ScramKeys | Reply]:
+        if self._secrets is None or "SCRAM-SHA-256" not in self._mechanisms(client):
+            return succeed(FAILED)
+        # Said now: with the true keys a right proof would be told from a wrong one by our next challenge.
+        if self._backoff.waits(client.address):
+            return succeed(LATER)
+        keys = self._secrets.keys(self._asked(name, self._by_secret))
+        return cast("Deferred[ScramKeys | Reply]", keys)
+
+    def _right(self, client: Client, credentials: Credentials) -> Deferred[bool]:
+        if isinstance(credentials, External):
+            return succeed(bool(self._identity(client, credentials)))
+        if isinstance(credentials, ScramProof):
+            return succeed(credentials.right and self._by_secret(credentials.name))
+        assert self._secrets is not None
+        if isinstance(credentials, CramDigest):
+            name = self._asked(credentials.name, self._by_cram_md5)
+            return self._secrets.verify_digest(name, credentials.challenge, credentials.digest)
+        return self._secrets.verify(self._asked(credentials.name, self._by_secret), credentials.secret)
+
+    def _identity(self, client: Client, credentials: Credentials) -> str:
+        """Who the client is if its credentials are right."""
+        if not isinstance(credentials, External):
+            return credentials.name
+        # RFC 4422 A.1: who it wants to be must be who it is.
+        certified = self._certified(client)
+        return next((name for name in certified if credentials.name in ("", name)), "")
+
+    def _asked(self, name: str, may: Callable[[str], bool]) -> str:
+        """The name to ask for: one that may not prove itself this way is as unknown as anybody."""
+        return name if may(name) else _NOBODY + name
+
+    def _by_secret(self, name: str) -> bool:
+        peer = self._peers.get(name)
+        return name not in self._callers if peer is None else peer.auth
+
+    def _by_cram_md5(self, name: str) -> bool:
+        peer = self._peers.get(name)
+        return peer is not None and peer.auth and peer.cram_md5
+
+    def _failed(self, client: Client, credentials: Credentials) -> None:
+        wait = self._backoff.failed(client.address)
+        self._log.info(
+            "{address}: authentication by {mechanism} failed for {name}; next attempt in {wait:.0f} s",
+            address=client.address or "local",
+            mechanism="PLAIN or LOGIN"
+            if isinstance(credentials, Password)
+            else _MECHANISM[type(credentials)],
+            name=_shown(credentials.name),
+            wait=wait,
+        )
 
 
-def _in_networks(networks: Iterable[str]) -> Callable[[str], bool]:
-    """Whether an address is in one of `networks`; the last answers are remembered."""
-    parsed: list[Network] = [ip_network(network) for network in networks]
-
-    @lru_cache(maxsize=1024)
-    def holds(address: str) -> bool:
-        ip = _address(address)
-        return ip is not None and any(ip in network for network in parsed)
-
-    return holds
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """The address, an IPv4 one that came over an IPv6 socket as itself; None if it is none."""
-    try:
-        ip = ip_address(text)
-    except ValueError:
-        return None  # an address that cannot be read is in no network
-    if isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None:
-        return ip.ipv4_mapped
-    return ip
+def _shown(name: str) -> str:
+    """A name from outside for the log: quoted, printable ASCII, not too long."""
+    return ascii(name[:64])

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 from typing import Protocol as Shape
 
-from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime, ISSLTransport
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection
 from twisted.python.failure import Failure
@@ -18,7 +18,7 @@ from zope.interface import implementer
 
 SHORT: Final = 4096  # octets; replies and commands are shorter, mail data is not
 
-# speaker ("C" who leads, "S" who replies; or "turn"), octets
+# speaker ("C" who leads, "S" who replies; or "turn", "tls"), octets
 Trace: TypeAlias = Callable[[str, bytes], None]
 
 
@@ -38,7 +38,7 @@ class Role(Shape):
     def drain(self) -> None:
         """The node is going down: end at the next moment at which nothing is lost by it."""
 
-    def lost(self) -> None:
+    def lost(self, reason: Failure) -> None:
         """The connection is gone; nothing can be said any more."""
 
 
@@ -50,6 +50,7 @@ class Wire(Shape):
     def abortConnection(self) -> None: ...
     def pauseProducing(self) -> None: ...
     def resumeProducing(self) -> None: ...
+    def startTLS(self, creator: object) -> None: ...
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None: ...
     def unregisterProducer(self) -> None: ...
 
@@ -153,6 +154,23 @@ class Channel(Protocol):
             self.transport.unregisterProducer()
             self.resume("unread")
 
+    @property
+    def now(self) -> float:
+        """Seconds on the clock of the time-outs."""
+        return self._clock.seconds()
+
+    @property
+    def tls(self) -> bool:
+        """Whether the transport is TLS."""
+        return bool(ISSLTransport.providedBy(self.transport))
+
+    def secure(self, creator: object) -> None:
+        """Goes on under TLS with `creator` (a context of the right side); what is written waits for it."""
+        if self._trace is not None:
+            self._trace("tls", b"")
+        self._direct = False
+        self.transport.startTLS(creator)
+
     def close(self) -> None:
         """Closes once everything written has gone out."""
         self.throttle(False)  # a transport with a producer waits for it
@@ -191,7 +209,7 @@ class Channel(Protocol):
             self._timer.cancel()
             self._timer = None
         if self._role is not None:
-            self._role.lost()
+            self._role.lost(reason)
         if self._forget is not None:
             self._forget(self)
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_address
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IAddress, IReactorTime
@@ -19,13 +21,16 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from mailnode.channel.channel import Channel, Role, Trace
-from mailnode.channel.receiving import Doors, ReceiverRole
-from mailnode.channel.sending import SenderRole
+from mailnode.channel.receiving import Doors, Granted, Listener, ReceiverRole
+from mailnode.channel.sending import SenderRole, Tls
+from mailnode.channel.tls import ClientTls
 from mailnode.interfaces import ILetters
 from mailnode.mail import Client, Reply
 from mailnode.smtp import replies
 from mailnode.smtp.events import Ended
 from mailnode.smtp.script import Plan
+
+ENDLESS: Final = 1 << 62
 
 
 def host_of(address: IAddress | None) -> str:
@@ -36,6 +41,14 @@ def host_of(address: IAddress | None) -> str:
         mapped = getattr(ip_address(host), "ipv4_mapped", None)
         return str(mapped) if mapped is not None else host
     return host
+
+
+def is_loopback(address: str) -> bool:
+    """Whether what goes to `address` stays on this host."""
+    try:
+        return ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 class ReceiverFactory(Factory):
@@ -51,14 +64,14 @@ class ReceiverFactory(Factory):
         doors: Doors,
         clock: IReactorTime,
         *,
-        listener: str = "smtp",
+        listener: Listener | None = None,
         connections: int = 1000,
         connections_per_host: int = 50,
         trace: Trace | None = None,
     ) -> None:
         self.doors = doors
         self._clock = clock
-        self._listener = listener
+        self._listener = listener or Listener()
         self._connections = connections
         self._per_host = connections_per_host
         self._trace = trace
@@ -70,15 +83,29 @@ class ReceiverFactory(Factory):
     def buildProtocol(self, addr: IAddress | None) -> Channel:
         host = host_of(addr)
         refusal = self._refusal(host)
-        client = Client(address=host, listener=self._listener)
+        listener = self._listener
 
         def first(channel: Channel) -> Role:
-            return ReceiverRole(channel, self.doors, client, self._turn, refusal)
+            doors = self.doors
+            if listener.tls == "implicit" and doors.tls is not None:
+                channel.secure(doors.tls.creator)
+            client = Client(address=host, listener=listener.role, tls=channel.tls)
+            return ReceiverRole(channel, doors, client, self._turn, refusal, listener)
 
         channel = Channel(self._clock, first, self._forget, self._trace)
         self._channels[channel] = host
         self._hosts[host] += 1
         return channel
+
+    @property
+    def open(self) -> int:
+        """How many channels are open."""
+        return len(self._channels)
+
+    def limit(self, connections: int, connections_per_host: int) -> None:
+        """Other bounds from now on."""
+        self._connections = connections
+        self._per_host = connections_per_host
 
     def drain(self) -> Deferred[None]:
         """Ends every channel at the next moment at which nothing is lost by it; fires when all are gone."""
@@ -111,7 +138,7 @@ class ReceiverFactory(Factory):
             done, self._all_gone = self._all_gone, None
             done.callback(None)
 
-    def _turn(self, channel: Channel, letters: ILetters, client: Client) -> Role:
+    def _turn(self, channel: Channel, granted: Granted, client: Client) -> Role:
         """The line was turned by a peer: we send it what is held for it."""
         name = client.identity or client.address
 
@@ -124,7 +151,8 @@ class ReceiverFactory(Factory):
             )
 
         self._log.info("{peer} turned the line", peer=name)
-        return SenderRole(channel, Plan(self.doors.hostname), letters, name, ended)
+        plan = Plan(self.doors.hostname, private=channel.tls)
+        return SenderRole(channel, plan, granted.letters, name, ended, wait=granted.wait)
 
 
 class SenderFactory(Factory):
@@ -147,8 +175,11 @@ class SenderFactory(Factory):
         doors: Doors | None = None,
         lost: Callable[[Channel], None] | None = None,
         trace: Trace | None = None,
+        tls: ClientTls | None = None,
+        tls_name: str = "",
     ) -> None:
         self._plan = plan
+        self._tls = Tls(tls, tls_name or host) if tls is not None else None
         self._letters = letters
         self._clock = clock
         self._ended = ended
@@ -161,16 +192,26 @@ class SenderFactory(Factory):
         address = host_of(addr)
 
         def first(channel: Channel) -> Role:
-            turn_to = (lambda held: self._receive(held, address)) if self._doors is not None else None
-            return SenderRole(channel, self._plan, self._letters, self._host or address, self._ended, turn_to)
+            turn_to = (lambda held, how: self._receive(held, how, address)) if self._doors else None
+            host = self._host or address
+            private = channel.tls or not address or is_loopback(address)
+            tls = self._plan.tls if self._tls and not channel.tls else "none"  # not TLS within TLS
+            plan = replace(self._plan, private=private, tls=tls)
+            return SenderRole(channel, plan, self._letters, host, self._ended, turn_to, tls=self._tls)
 
         return Channel(self._clock, first, self._lost, self._trace)
 
-    def _receive(self, channel: Channel, address: str) -> Role:
+    def _receive(self, channel: Channel, how: Ended, address: str) -> Role:
         assert self._doors is not None
-        client = Client(address=address, turned=True)
-        return ReceiverRole(channel, self._doors, client, _one_turn_only)
+        doors = self._doors
+        # We asked for the calls for a sign of life, so they are not too many; and two that fail to come
+        # mean that the line is broken.
+        doors = replace(doors, limits=replace(doors.limits, commands=ENDLESS))
+        if how.wait:
+            doors = replace(doors, patience=2 * how.wait)
+        client = Client(address=address, turned=True, tls=channel.tls)
+        return ReceiverRole(channel, doors, client, _one_turn_only)
 
 
-def _one_turn_only(_channel: Channel, _letters: ILetters, _client: Client) -> Role:
+def _one_turn_only(_channel: Channel, _granted: Granted, _client: Client) -> Role:
     raise RuntimeError("a line is turned once; nobody has the right to turn it back")

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from mailnode.channel.channel import Channel, Role
+from mailnode.channel.tls import ServerTls, fingerprint
 from mailnode.interfaces import (
-    Eventually,
     IAccess,
     ICustody,
     IIntake,
@@ -29,6 +29,7 @@ from mailnode.mail import CHUNK, Client, Reply
 from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import Limits, Receiver
 
+GRACE: Final = 60.0  # seconds in which mail data may come as slowly as it likes
 LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
 
 
@@ -42,7 +43,27 @@ class Doors:
     intake: IIntake
     peering: IPeering | None = None
     limits: Limits = field(default_factory=Limits)
-    patience: float = 300  # seconds to wait for the client (RFC 1123 5.3.2)
+    patience: float = 300  # seconds that the client has for a command (RFC 1123 5.3.2)
+    data_rate: float = 100  # octets a second, what mail data must reach on average after a minute
+    tls: ServerTls | None = None
+
+
+class Granted(NamedTuple):
+    """What a client that turns the line gets, and how often it wants a sign of life while there is no mail
+    (seconds, 0: then the line is closed)."""
+
+    letters: ILetters
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """What a listener is for. `tls` is "none", "starttls" or "implicit"; `normalize` takes a bare CR or LF
+    from trusted clients for the end of a line."""
+
+    role: str = "smtp"  # smtp, submission, lmtp, odmr
+    tls: str = "none"
+    normalize: bool = False
 
 
 class ReceiverRole:
@@ -55,10 +76,12 @@ class ReceiverRole:
         channel: Channel,
         doors: Doors,
         client: Client,
-        turn_to: Callable[[Channel, ILetters, Client], Role],
+        turn_to: Callable[[Channel, Granted, Client], Role],
         refusal: Reply | None = None,
+        listener: Listener | None = None,
         log: Logger | None = None,
     ) -> None:
+        listener = listener or Listener()
         self._channel = channel
         self._doors = doors
         self._client = client
@@ -66,14 +89,25 @@ class ReceiverRole:
         self._refusal = refusal
         self._log = log or Logger("mailnode.channel")
         self._machine = Receiver(
-            doors.hostname, doors.access.rights(client), doors.limits, greet=refusal is None
+            doors.hostname,
+            doors.access.rights(client),
+            doors.limits,
+            greet=refusal is None,
+            starttls=listener.tls == "starttls" and doors.tls is not None and not client.tls,
+            lmtp=listener.role == "lmtp",
+            normalize=listener.normalize,
         )
         self._custody: ICustody | None = None
-        self._granted: ILetters | None = None
+        self._granted: Granted | None = None
         self._turning = False
         self._open: Deferred[Any] | None = None  # the answer that is waited for
         self._written: list[bytes] = []
         self._running = False
+        self._securing = False
+        self._new_to_tls = client.tls  # nothing has come under TLS, so its certificate is not known yet
+        self._data_since: tuple[float, int] | None = None  # when mail data began, and what was consumed then
+        self._disk_waits = 0  # pieces of mail data that the disk has not taken yet
+        self._disk_behind = 0.0  # since when
         self._draining = False
         self._over = False
         self._refused = 0
@@ -91,26 +125,44 @@ class ReceiverRole:
     def received(self, octets: bytes) -> None:
         if self._over:
             return
+        if self._new_to_tls:
+            self._learn_certificate()
+        before = self._machine.consumed
         self._machine.feed(octets)
-        self._channel.expect(self._doors.patience)
         self._run()
+        if self._machine.consumed != before and not self._over:
+            self._channel.expect(self._doors.patience)
+            self._watch_rate()
         if self._open is not None and self._machine.pending > CHUNK:
             self._channel.pause("answer")
 
     def timed_out(self) -> None:
-        if self._open is not None:  # we are the ones who take long
+        if self._open is not None or self._disk_waits:  # we are the ones who take long
             self._channel.expect(self._doors.patience)
         elif self._over:  # the client does not read our last reply
             self._channel.abort()
         else:
             self._end(replies.unavailable(self._doors.hostname, "Timeout"))
 
+    def _watch_rate(self) -> None:
+        """Whoever sends mail data drop by drop gives the place to others."""
+        if not self._machine.in_mail_data:
+            self._data_since = None
+            return
+        now, consumed = self._channel.now, self._machine.consumed
+        if self._data_since is None:
+            self._data_since = (now, consumed)
+            return
+        since, start = self._data_since
+        if now - since > GRACE and consumed - start < self._doors.data_rate * (now - since):
+            self._end(replies.unavailable(self._doors.hostname, "Mail data comes too slowly"))
+
     def drain(self) -> None:
         self._draining = True
         if not self._over and self._machine.transaction is None and self._open is None:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
-    def lost(self) -> None:
+    def lost(self, reason: Failure) -> None:
         if not self._over:
             if self._custody is not None:
                 self._report("went away in a transaction")
@@ -142,7 +194,9 @@ class ReceiverRole:
         if written:
             self._channel.write(b"".join(written))
             written.clear()
-        if self._turning:
+        if self._securing:
+            self._secure()
+        elif self._turning:
             self._turn()
         elif self._over:
             self._channel.expect(self._doors.patience)  # for the client to read its last reply
@@ -150,16 +204,15 @@ class ReceiverRole:
         elif self._draining and machine.transaction is None and self._open is None:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
-    def _answer(self, reply: Eventually[Reply]) -> None:
+    def _answer(self, reply: Reply | Deferred[Any]) -> None:
         """Answers the open question now, or when the Deferred fires."""
         if not isinstance(reply, Deferred):
             self._machine.answer(reply)
             return
         self._open = reply
-        reply.addErrback(self._unexpected)
-        reply.addCallback(self._answered)
+        reply.addErrback(self._unexpected).addCallback(self._answered)
 
-    def _answered(self, reply: Reply) -> None:
+    def _answered(self, reply: events.Answer) -> None:
         self._open = None
         if self._over:
             return
@@ -206,7 +259,9 @@ class ReceiverRole:
         if self._draining:
             machine.refuse(replies.unavailable(self._doors.hostname, "Service is going down"))
             return
-        answer = self._doors.intake.begin(client, machine.rights, event.mode, event.reverse_path, event.size)
+        answer = self._doors.intake.begin(
+            client, machine.rights, event.mode, event.reverse_path, event.size, event.terms
+        )
         if isinstance(answer, Reply):
             machine.answer(answer)
         else:
@@ -215,7 +270,7 @@ class ReceiverRole:
 
     def _ask_recipient(self, event: events.AskRecipient) -> None:
         assert self._custody is not None
-        self._machine.answer(self._custody.recipient(event.path))
+        self._machine.answer(self._custody.recipient(*event))
 
     def _ask_data(self, _event: events.AskData) -> None:
         assert self._custody is not None
@@ -225,8 +280,22 @@ class ReceiverRole:
         assert self._custody is not None
         full = self._custody.write(event.piece)
         if full is not None:
+            if not self._disk_waits:
+                self._disk_behind = self._channel.now
+            self._disk_waits += 1
             self._channel.pause("spool")
-            full.addCallback(lambda _: self._channel.resume("spool"))
+            full.addCallback(self._disk_follows)
+
+    def _disk_follows(self, _: None) -> None:
+        self._disk_waits -= 1
+        if self._disk_waits:
+            return
+        if self._data_since is not None:  # that was not the client's time
+            since, start = self._data_since
+            self._data_since = (since + self._channel.now - self._disk_behind, start)
+        if not self._over:
+            self._channel.expect(self._doors.patience)
+        self._channel.resume("spool")
 
     def _discarded(self, _event: events.Discarded) -> None:
         self._drop_custody()
@@ -245,7 +314,6 @@ class ReceiverRole:
     def _ask_credentials(self, event: events.AskCredentials) -> None:
         def decided(identity: str | Reply) -> Reply:
             if isinstance(identity, Reply):
-                self._log.info("{address}: authentication failed", address=self._client.address)
                 return identity
             self._client = replace(self._client, identity=identity)
             self._machine.rights = self._doors.access.rights(self._client)
@@ -253,21 +321,52 @@ class ReceiverRole:
 
         self._answer(self._doors.access.authenticate(self._client, event.credentials).addCallback(decided))
 
-    def _ask_turn(self, _event: events.AskTurn) -> None:
+    def _ask_scram_keys(self, event: events.AskScramKeys) -> None:
+        self._answer(self._doors.access.scram_keys(self._client, event.name))
+
+    def _ask_start(self, event: events.AskStart) -> None:
+        if self._doors.peering is None:
+            self._machine.answer(replies.NOT_FOR_YOU)
+            return
+        self._answer(self._doors.peering.start(self._client, event.node))
+
+    def _ask_turn(self, event: events.AskTurn) -> None:
         def decided(grant: ILetters | Reply) -> Reply:
             if isinstance(grant, Reply):
                 return grant
-            self._granted = grant
+            self._granted = Granted(grant, event.turn.wait)
             return replies.OK
 
         if self._doors.peering is None:
             self._machine.answer(replies.TURN_REFUSED)
             return
-        grant = self._doors.peering.grant(self._client)
+        grant = self._doors.peering.grant(self._client, event.turn)
         if isinstance(grant, Deferred):
             self._answer(grant.addCallback(decided))
         else:
             self._machine.answer(decided(grant))
+
+    # ------------------------------------------------------------- TLS
+
+    def _start_tls(self, _event: events.StartTls) -> None:
+        self._securing = True  # as soon as the 220 is written
+
+    def _secure(self) -> None:
+        assert self._doors.tls is not None
+        self._securing = False
+        self._channel.secure(self._doors.tls.creator)
+        # RFC 3207 4.2: who the client was, or said it was, is forgotten.
+        self._client = replace(self._client, tls=True, identity="", hello="", extended=False)
+        self._new_to_tls = True
+        self._machine.secured(self._doors.access.rights(self._client))
+
+    def _learn_certificate(self) -> None:
+        """The handshake is over, for something has come through it."""
+        self._new_to_tls = False
+        mark = fingerprint(self._channel.transport)
+        if mark:
+            self._client = replace(self._client, fingerprint=mark)
+            self._machine.rights = self._doors.access.rights(self._client)
 
     # ------------------------------------------------------------- the end of the role
 
@@ -282,10 +381,10 @@ class ReceiverRole:
 
     def _turn(self) -> None:
         assert self._granted is not None
-        letters, self._granted = self._granted, None
+        granted, self._granted = self._granted, None
         self._over, self._turning = True, False
         self._channel.throttle(False)
-        self._channel.become(self._turn_to(self._channel, letters, self._client))
+        self._channel.become(self._turn_to(self._channel, granted, self._client))
 
 
 ACTIONS: Final[dict[type, Callable[[ReceiverRole, Any], None]]] = {
@@ -297,7 +396,10 @@ ACTIONS: Final[dict[type, Callable[[ReceiverRole, Any], None]]] = {
     events.AskVerify: ReceiverRole._ask_verify,
     events.AskExpand: ReceiverRole._ask_expand,
     events.AskCredentials: ReceiverRole._ask_credentials,
+    events.AskScramKeys: ReceiverRole._ask_scram_keys,
     events.AskTurn: ReceiverRole._ask_turn,
+    events.AskStart: ReceiverRole._ask_start,
+    events.StartTls: ReceiverRole._start_tls,
     events.Discarded: ReceiverRole._discarded,
     events.Turned: ReceiverRole._turned,
     events.Closed: ReceiverRole._closed,

@@ -7,7 +7,9 @@ A letter that was begun is always settled: with the receiver's replies, or LATER
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
+from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IPushProducer
 from twisted.logger import Logger
@@ -15,6 +17,8 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailnode.channel.channel import Channel, Role
+from mailnode.channel.tls import ClientTls, UntrustedError
+from mailnode.channel.tls import reason as tls_reason
 from mailnode.interfaces import ILetters
 from mailnode.mail import CHUNK, Letter, Recipient, Reply, Result
 from mailnode.smtp import events
@@ -28,16 +32,27 @@ CONNECTION_LOST = Reply(451, "The connection was lost", "4.4.2")
 CANNOT_READ = Reply(451, "The message cannot be read from the spool", "4.3.0")
 
 
+def no_tls(why: str) -> Reply:
+    return Reply(451, f"TLS did not come about: {why}", "4.7.5")
+
+
 @implementer(IPushProducer)
 class BodyStream:
-    """Writes a body to a channel as fast as the transport takes it; memory holds one chunk."""
+    """Writes a body to a channel as fast as the transport takes it; memory holds one chunk.
+
+    `stuffer` None: octet for octet, without an end.
+    """
 
     def __init__(
-        self, channel: Channel, chunks: Iterator[bytes], done: Callable[[Exception | None], None]
+        self,
+        channel: Channel,
+        chunks: Iterator[bytes],
+        stuffer: Stuffer | None,
+        done: Callable[[Exception | None], None],
     ) -> None:
         self._channel = channel
         self._chunks = chunks
-        self._stuffer = Stuffer()
+        self._stuffer = stuffer
         self._done = done
         self._paused = False
         self._over = False
@@ -51,11 +66,12 @@ class BodyStream:
                 self._finish(error)
                 return
             if chunk is None:
-                self._channel.write(self._stuffer.end())
+                if self._stuffer is not None:
+                    self._channel.write(self._stuffer.end())
                 self._finish(None)
                 return
             self._channel.expect(BLOCK_PATIENCE)  # RFC 1123 5.3.2: per block
-            self._channel.write(self._stuffer.stuff(chunk))
+            self._channel.write(chunk if self._stuffer is None else self._stuffer.stuff(chunk))
 
     def pauseProducing(self) -> None:
         self._paused = True
@@ -68,10 +84,19 @@ class BodyStream:
         self._done(error)
 
 
+class Tls(NamedTuple):
+    """How the sender's side of TLS is made, and the name that the host should have a certificate for."""
+
+    client: ClientTls
+    name: str
+
+
 class SenderRole:
     """Sender on `channel` for the letters of one conversation.
 
     `ended` is told once how it ended; `turn_to` builds the receiver's role when our TURN was granted.
+    Without `tls` the plan must not ask for it. With `wait` the peer is asked for a sign of life each time
+    that there was no letter for so many seconds (docs/xwait.md).
     """
 
     letter = "C"
@@ -83,10 +108,16 @@ class SenderRole:
         letters: ILetters,
         host: str,
         ended: Callable[[Ended], None],
-        turn_to: Callable[[Channel], Role] | None = None,
+        turn_to: Callable[[Channel, Ended], Role] | None = None,
+        *,
+        tls: Tls | None = None,
+        wait: float = 0.0,
         log: Logger | None = None,
     ) -> None:
         self._channel = channel
+        self._plan = plan
+        self._wait = wait
+        self._tls = tls
         self._letters = letters
         self._host = host
         self._ended = ended
@@ -114,8 +145,12 @@ class SenderRole:
     def timed_out(self) -> None:
         if self._over:
             self._channel.abort()
-        elif self._wanted is not None:  # the wait is ours, not the peer's
-            self._channel.expect(self._machine.patience)
+        elif self._wanted is not None and not self._machine.awaits_life:  # the wait is ours, not the peer's
+            if self._wait:
+                self._machine.ask_for_life()
+                self._run()
+            else:
+                self._channel.expect(self._machine.patience)
         else:
             self._machine.fail(TIMED_OUT)
             self._run()
@@ -126,11 +161,12 @@ class SenderRole:
         if self._wanted is not None:
             self._wanted.cancel()
 
-    def lost(self) -> None:
+    def lost(self, reason: Failure) -> None:
         self._over = True
         if self._wanted is not None:
             self._wanted.cancel()
-        self._machine.fail(CONNECTION_LOST)
+        broken = reason.check(SSL.Error, UntrustedError)
+        self._machine.fail(no_tls(tls_reason(reason)) if broken else CONNECTION_LOST)
         self._run()
 
     # ------------------------------------------------------------- the stream of events
@@ -145,7 +181,8 @@ class SenderRole:
         finally:
             self._running = False
         if not self._over and not self._streaming:
-            self._channel.expect(self._machine.patience)
+            waiting = self._wait and self._wanted is not None
+            self._channel.expect(self._wait if waiting else self._machine.patience)
 
     def _obey(self, event: events.SenderEvent) -> None:
         if isinstance(event, events.Write):
@@ -154,7 +191,9 @@ class SenderRole:
         elif isinstance(event, events.LetterWanted):
             self._next_letter()
         elif isinstance(event, events.WriteBody):
-            self._stream(event.letter)
+            self._stream(event.letter, event.chunk)
+        elif isinstance(event, events.StartTls):
+            self._secure()
         elif isinstance(event, events.Settled):
             self._unsettled.difference_update(event.results)
             self._letters.settle(event.letter, event.results, self._host)
@@ -192,17 +231,30 @@ class SenderRole:
         if self._machine.wants_letter:
             self._machine.give(letter)
 
-    def _stream(self, letter: Letter) -> None:
+    def _secure(self) -> None:
+        if self._over:
+            return
+        assert self._tls is not None
+        try:
+            creator = self._tls.client.creator(self._tls.name, self._plan.tls == "verified")
+        except ValueError as error:  # no name that a certificate could be for, or no roots to be read
+            self._machine.fail(no_tls(str(error)))
+            return
+        self._channel.secure(creator)
+        self._machine.secured()
+
+    def _stream(self, letter: Letter, chunk: bool) -> None:
         """Sends the mail data; a body in memory goes out in one write."""
         if self._over:
             return
-        if letter.body.data is not None and letter.body.size <= CHUNK:
-            stuffer = Stuffer()
-            self._channel.write(stuffer.stuff(letter.body.data) + stuffer.end())
+        stuffer = None if chunk else Stuffer()
+        data = letter.body.data
+        if data is not None and letter.body.size <= CHUNK:
+            self._channel.write(data if stuffer is None else stuffer.stuff(data) + stuffer.end())
             self._machine.body_written()
             return
         self._streaming = True
-        stream = BodyStream(self._channel, letter.body.chunks(), self._streamed)
+        stream = BodyStream(self._channel, letter.body.chunks(), stuffer, self._streamed)
         self._channel.transport.registerProducer(stream, True)
         stream.resumeProducing()
 
@@ -233,7 +285,7 @@ class SenderRole:
         if ended.ending is Ending.TURNED and turn_to is not None and not self._over:
             self._over = True
             self._ended(ended)
-            self._channel.become(turn_to(self._channel))
+            self._channel.become(turn_to(self._channel, ended))
             return
         if not self._over:
             self._over = True

@@ -11,6 +11,8 @@ from mailnode import config
 from mailnode.commands.invocation import Invocation, pass_invocation
 from mailnode.commands.output import count, listed
 from mailnode.config import Configuration, ConfigurationErrors
+from mailnode.node import build_client_tls, build_server_tls
+from mailnode.terminal_room import NO_LIBRARY, has_logind, logins_kind
 from mailnode.terminals.screen import visible
 
 
@@ -27,7 +29,7 @@ def check(invocation: Invocation) -> int:
     """Validate the configuration.
 
     Every error is shown at once, one a line, each with its key. The exit status is 0 if there is
-    none, else 1.
+    none, else 1. What is only doubtful, such as a certificate that has expired, is a warning.
     """
     try:
         configuration = config.load(invocation.file)
@@ -35,6 +37,16 @@ def check(invocation: Invocation) -> int:
         for line in errors.lines:
             click.echo(visible(line), err=True)
         return 1
+    try:
+        tls = build_server_tls(configuration)
+        build_client_tls(configuration)
+    except ValueError as error:
+        click.echo(visible(f"tls: {error}"), err=True)
+        return 1
+    for doubt in tls.doubts(configuration.host) if tls is not None else ():
+        click.echo(visible(f"warning: tls.certificate: {doubt}"), err=True)
+    if logins_kind(configuration) == "logind" and not has_logind():
+        click.echo(f"warning: terminals.utmp: {NO_LIBRARY}", err=True)
     file = config.find(invocation.file, os.environ, os.getcwd())
     click.echo(f"{visible(file) if file else 'no configuration file, so the embedded default'}: ok")
     if invocation.verbose or sys.stdout.isatty():

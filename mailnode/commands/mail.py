@@ -7,10 +7,12 @@ import pwd
 import secrets
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import click
 
+from mailnode.commands.conversation import BEGIN, converse
 from mailnode.commands.invocation import (
     NO_NODE,
     CommandError,
@@ -26,6 +28,7 @@ from mailnode.commands.verdict import Verdict, exit_status, verdict
 from mailnode.config import Configuration
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
 from mailnode.mail import NULL_PATH, Body, Letter, Mode, Path, Recipient, Terms
+from mailnode.seen_terminals import look
 from mailnode.smtp.grammar import parse_mailbox, parse_named_mailbox
 from mailnode.smtp.script import Plan
 from mailnode.submission import Submission, Submitted, Where, parse_where
@@ -120,6 +123,34 @@ def read_message(limit: int) -> bytes:
 # ------------------------------------------------------------------ the commands
 
 
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one command gives away, by which verb, to whom, and to which host."""
+
+    configuration: Configuration
+    mode: Mode
+    reverse_path: Path
+    paths: Sequence[Path]
+    where: Where
+    own_node: bool
+    verbose: bool
+
+    def give(self, text: bytes, subject: str = "") -> list[Verdict]:
+        """Submits `text` (CRLF) and shows what happened."""
+        configuration, mode = self.configuration, self.mode
+        stamp = Stamp(time.time(), secrets.token_hex(6), configuration.domains[0])
+        octets = compose(text, mode, self.reverse_path, self.paths, subject, stamp)
+        recipients = tuple(Recipient(path, mode) for path in self.paths)
+        terms = Terms(eight_bit=not octets.isascii())
+        letter = Letter(mode, self.reverse_path, recipients, Body.of(octets), terms)
+        submitted = _submit(self.where, Plan(configuration.host), letter, self.verbose, self.own_node)
+        if submitted.verb not in (None, mode):
+            note(f"{self.where} does not offer {mode.value}: it was given by MAIL instead")
+        verdicts = [verdict(mode, recipient, submitted) for recipient in recipients]
+        _show(self.paths, verdicts)
+        return verdicts
+
+
 def deliver(
     invocation: Invocation, mode: Mode, to: Sequence[str], sender: str | None, via: str | None, subject: str
 ) -> int:
@@ -128,25 +159,27 @@ def deliver(
     domain = configuration.domains[0]
     if not subject.isprintable():
         raise CommandError("a subject is one line of printable text", os.EX_USAGE)
-    reverse_path = sender_path(sender, domain)
+    # A message on a terminal is answered there: on this very host, whatever others share its domain.
+    reverse_path = sender_path(sender, configuration.host if mode.wants_terminal else domain)
     paths = list(dict.fromkeys(recipient_path(text, domain) for text in to))
     where = parse_where(via) if via is not None else None
     if via is not None and where is None:
         raise CommandError(f"--via: {via!a} is not HOST:PORT", os.EX_USAGE)
     where = where or find_node(configuration)  # before somebody types for nobody
+    delivery = Delivery(configuration, mode, reverse_path, paths, where, via is None, invocation.verbose)
+    if mode.wants_terminal and not subject and at_terminal():
+        click.echo(BEGIN, err=True)
+        if sender is None and not _can_be_answered(configuration):
+            note("answers cannot appear here: no terminal of yours takes messages (mailnode terminal)")
+        return converse(standard_input(), delivery.give)
     text = read_message(int(configuration.limits.message_size))
     if subject and "subject" in (field_names(text) or ()):
         raise CommandError("--subject: the message has a subject of its own", os.EX_USAGE)
-    stamp = Stamp(time.time(), secrets.token_hex(6), domain)
-    octets = compose(text, mode, reverse_path, paths, subject, stamp)
-    recipients = tuple(Recipient(path, mode) for path in paths)
-    letter = Letter(mode, reverse_path, recipients, Body.of(octets), Terms(eight_bit=not octets.isascii()))
-    submitted = _submit(where, Plan(configuration.host), letter, invocation.verbose, via is None)
-    if submitted.verb not in (None, mode):
-        note(f"{where} does not offer {mode.value}: it was given by MAIL instead")
-    verdicts = [verdict(mode, recipient, submitted) for recipient in recipients]
-    _show(paths, verdicts)
-    return exit_status(verdicts)
+    return exit_status(delivery.give(text, subject))
+
+
+def _can_be_answered(configuration: Configuration) -> bool:
+    return any(terminal.accepting for terminal in look(configuration, login_name()).logged_in())
 
 
 def _submit(where: Where, plan: Plan, letter: Letter, verbose: bool, own_node: bool) -> Submitted:
@@ -192,6 +225,9 @@ _MORE: Final = {
     Mode.SOML: "A host that does not offer SOML is given the message by MAIL; you are told.",
     Mode.SAML: "A host that does not offer SAML is given the message by MAIL; you are told.",
 }
+_CONVERSATION: Final = {
+    mode: "; on a terminal, each line is one as you end it" if mode.wants_terminal else "" for mode in Mode
+}
 _EXAMPLE: Final = {
     Mode.MAIL: "echo 'Lunch at one?' | mailnode mail --subject Lunch jones",
     Mode.SEND: "echo 'Lunch at one?' | mailnode send jones@mit.example",
@@ -203,8 +239,9 @@ _EXAMPLE: Final = {
 def _command(mode: Mode) -> click.Command:
     @click.command(
         mode.value.lower(),
-        help=f"{_PURPOSE[mode]}\n\nStandard input is the message. {_MORE[mode]} A RECIPIENT without a "
-        "domain is of the first domain of the configuration. What became of it is shown for each.\n\n"
+        help=f"{_PURPOSE[mode]}\n\nStandard input is the message{_CONVERSATION[mode]}. {_MORE[mode]} "
+        "A RECIPIENT without a domain is of the first domain of the configuration. What became of it is "
+        "shown for each.\n\n"
         "Exit status: 0 if all were taken, 67 if a recipient is unknown, 75 if it may work later, else 69.",
         epilog=f"\b\nExample:\n  $ {_EXAMPLE[mode]}",
     )

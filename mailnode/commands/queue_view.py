@@ -11,7 +11,7 @@ from rich.text import Text
 
 from mailnode.commands.output import Screen, clock_time, iso, octets, safe, span, table
 from mailnode.interfaces import QueuedMessage, QueuedRecipient
-from mailnode.mail import Mode
+from mailnode.mail import Mode, Terms
 
 RECIPIENTS: Final = 20  # of one message that a list shows
 _STYLES: Final = {"queued": "", "leased": "green", "held": "yellow", "bad": "red"}
@@ -100,11 +100,33 @@ def show(screen: Screen, message: QueuedMessage, now: float) -> None:
         ("From", str(message.sender)),
     ):
         screen.say(safe(f"{name + ':':<9}{value}"))
+    if terms := _terms(message.terms):
+        screen.say(safe(f"{'Terms:':<9}{terms}"))
     for recipient in message.recipients:
         line = safe(f"{'To:':<9}{recipient.path}")
         if recipient.mode is not message.mode:
             line.append(f" by {recipient.mode.value}")
         line.append_text(safe(_standing(recipient, "", now)))
         screen.say(line)
+        if recipient.notify:
+            screen.say(safe(f"{'':<9}notify: {', '.join(recipient.notify).lower()}"))
+        if recipient.orcpt:
+            screen.say(safe(f"{'':<9}original recipient: {recipient.orcpt}"))
         if recipient.reply:
             screen.say(safe(f"{'':<9}last reply: {recipient.reply}"))
+
+
+def _terms(terms: Terms) -> str:
+    """What MAIL said besides, in its words; empty if it was nothing."""
+    words = [
+        word
+        for is_set, word in (
+            (terms.eight_bit and not terms.binary, "8BITMIME"),
+            (terms.binary, "BINARYMIME"),
+            (terms.utf8, "SMTPUTF8"),
+            (terms.ret, f"RET={terms.ret}"),
+            (terms.envid, f"ENVID={terms.envid}"),
+        )
+        if is_set
+    ]
+    return " ".join(words)

@@ -14,6 +14,7 @@ from mailnode.commands.mail import recipient_path
 from mailnode.commands.output import Screen, count, safe, table
 from mailnode.commands.rcpt import rcpt_reply
 from mailnode.config import Configuration
+from mailnode.configuration.values import Route
 from mailnode.interfaces import (
     Account,
     Addresses,
@@ -25,7 +26,8 @@ from mailnode.interfaces import (
     Moved,
 )
 from mailnode.mail import Client, Destination, Held, Hop, Local, Mode, Path, Reply, Rights
-from mailnode.node import build_directory, build_routing, build_terminals
+from mailnode.node import build_directory, build_routing
+from mailnode.seen_terminals import look
 from mailnode.smtp.grammar import literal_address
 
 SHOWN: Final = 100  # destinations
@@ -69,7 +71,7 @@ class Explanation:
         self._mode = mode
         self._directory: IDirectory = build_directory(configuration)
         self._routing: IRouting = build_routing(configuration, build_directory(configuration))
-        self._terminals: ITerminals = build_terminals(configuration)
+        self._terminals: ITerminals = look(configuration)
         relay, terminals = configuration.relay, configuration.terminals
         self._access = Access(relay.networks, terminals.allow)
 
@@ -139,10 +141,12 @@ class Explanation:
         pattern = next((one for one in _patterns(folded) if one in self._routes()), None)
         yield f"{domain} is not of this node: only who may relay gets through"
         if pattern is not None:
-            yield f'[routes] "{pattern}" = "{self._routes()[pattern]}"'
+            route = self._routes()[pattern]
+            tls = "" if route.tls == "opportunistic" else f", TLS {route.tls}"
+            yield f'[routes] "{pattern}" = "{route.to}"{tls}'
 
-    def _routes(self) -> dict[str, str]:
-        return {pattern.lower(): str(target) for pattern, target in self._configuration.routes.items()}
+    def _routes(self) -> dict[str, Route]:
+        return {pattern.lower(): route for pattern, route in self._configuration.routes.items()}
 
     # ------------------------------------------------------------- where to
 

@@ -9,7 +9,8 @@ from typing import Final
 import click
 from twisted.internet.defer import execute
 
-from mailnode.access.passwords import SECRET_SIZE, Passwords
+from mailnode.access.kept import SECRET_SIZE
+from mailnode.access.passwords import Passwords
 from mailnode.commands.invocation import (
     CommandError,
     Invocation,
@@ -63,12 +64,15 @@ def _is_login_name(name: str) -> bool:
 
 def must_be_readable(configuration: Configuration, name: str) -> str:
     """Why the secret of `name` must be kept so that it can be said again; empty if it need not."""
-    for dial in configuration.dial:
-        if dial.user == name:
-            return f"this node says it when it calls {dial.name}"
+    reasons = [f"this node says it when it calls {host}" for host in _said_to(configuration, name)]
     if any(peer.name == name and peer.cram_md5 for peer in configuration.peer):
-        return "CRAM-MD5 needs it"
-    return ""
+        reasons.append("CRAM-MD5 needs it")
+    return ", and ".join(reasons)
+
+
+def _said_to(configuration: Configuration, name: str) -> list[str]:
+    """The calls in which this node says the secret of `name`."""
+    return [dial.name for dial in configuration.dial if dial.user == name]
 
 
 @user.command(
@@ -85,14 +89,17 @@ Examples:
 def password(invocation: Invocation, name: str) -> None:
     """Set the secret of a user, of a peer, or of our own calls.
 
-    Asks twice on a terminal; reads one line from a pipe. The file ([users] passwords) keeps a hash of
-    it, which nobody can turn back. Only a secret that this node itself must say, because NAME is the
-    `user` of a [[dial]], is kept readable, in a file of mode 0600.
+    Asks twice on a terminal; reads one line from a pipe. The file ([users] passwords) keeps hashes of
+    it, which nobody can turn back: one for PLAIN and LOGIN, the keys for SCRAM-SHA-256. Only where NAME is
+    the `user` of a [[dial]], so that this node must say the secret, or a [[peer]] with `cram_md5`, it is
+    kept readable besides: whoever can read the file (mode 0600) can then read the secret.
     """
     configuration = invocation.configuration
     passwords = passwords_of(configuration)
-    secret = _ask(name) if at_terminal() else _read()
     why = must_be_readable(configuration, name)
+    if why and at_terminal():
+        note(f"the password of {name} will be readable in {passwords.path}: {why}")
+    secret = _ask(name) if at_terminal() else _read()
     try:
         passwords.set(name, secret, recoverable=bool(why))
     except ValueError as error:
@@ -100,7 +107,8 @@ def password(invocation: Invocation, name: str) -> None:
     screen = Screen()
     if why:
         screen.say(safe(f"The password of {name} is set, and kept readable (mode 0600): {why}."))
-        screen.say("A node that is running uses it after a SIGHUP.")
+        if _said_to(configuration, name):
+            screen.say("A node that is running uses it after a SIGHUP.")
     else:
         screen.say(safe(f"The password of {name} is set; only its hash is kept."))
     if not roles(configuration, name):
@@ -152,7 +160,7 @@ def list_(invocation: Invocation) -> None:
         rows.add_row(
             safe(name),
             ", ".join(roles(configuration, name)) or "not in this configuration",
-            _kept(passwords, name, known),
+            _kept(passwords, name),
         )
     if rows.row_count:
         Screen().show(rows)
@@ -160,7 +168,10 @@ def list_(invocation: Invocation) -> None:
         Screen().say("Nobody has a password yet.")
 
 
-def _kept(passwords: Passwords, name: str, known: list[str]) -> str:
-    if name not in known:
+def _kept(passwords: Passwords, name: str) -> str:
+    kept = passwords.kept(name)
+    if kept.secret is not None:
+        return "readable"
+    if not kept.scrypt:
         return "missing"
-    return "readable" if passwords.recoverable(name) is not None else "hashed"
+    return "hashed" if kept.scram is not None else "hashed, without keys for SCRAM: set it again"

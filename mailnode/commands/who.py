@@ -10,17 +10,17 @@ from rich.text import Text
 
 from mailnode.commands.invocation import CommandError, Invocation, pass_invocation
 from mailnode.commands.output import Screen, clock_time, iso, json_line, note, safe, span, table
-from mailnode.config import Configuration
 from mailnode.interfaces import Terminal, Unknown
-from mailnode.node import build_directory, build_terminals
+from mailnode.node import build_directory
+from mailnode.seen_terminals import look
 
 
 @click.command(
     epilog="""\b
 Example:
   $ mailnode who jones
-  USER   TERMINAL  MESSAGES  SINCE  IDLE  FROM
-  jones  pts/3     yes       09:12  4m    192.0.2.7
+  USER   TERMINAL  KIND      MESSAGES  SINCE  IDLE  FROM
+  jones  pts/3     utmp      yes       09:12  4m    192.0.2.7
 """
 )
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
@@ -29,20 +29,24 @@ Example:
 def who(invocation: Invocation, user: str | None, as_json: bool) -> None:
     """Show who is logged in, where, and whether messages are taken.
 
-    MESSAGES is "no" where the user said `mesg n`; SEND, SOML and SAML do not reach such a terminal.
-    The host is asked, not the node: no node need be running.
+    KIND is "utmp" or "logind" for terminals of this host, "attached" for those of `mailnode terminal`.
+    MESSAGES is "no" where the user said `mesg n` or `--quiet`; SEND, SOML and SAML do not reach such a
+    terminal. Without a running node the terminals of the host are shown all the same.
     """
     configuration = invocation.configuration
-    terminals = build_terminals(configuration).logged_in(user)
+    seen = look(configuration, user)
+    terminals = seen.logged_in(user)
+    unknown = user is not None and isinstance(build_directory(configuration).lookup(user), Unknown)
+    if unknown and not terminals:
+        raise CommandError(f"no user {user} here", os.EX_NOUSER)
+    for line in seen.notes:
+        note(line)
     if as_json:
         for terminal in terminals:
             _print_json(terminal)
-        return
-    if terminals:
+    elif terminals:
         _show(terminals)
-    elif not _explain(configuration):
-        if user is not None and isinstance(build_directory(configuration).lookup(user), Unknown):
-            raise CommandError(f"no user {user} here", os.EX_NOUSER)
+    else:
         Screen().say(safe(f"{user} is not logged in." if user else "Nobody is logged in."))
 
 
@@ -62,26 +66,15 @@ def _print_json(terminal: Terminal) -> None:
 
 def _show(terminals: list[Terminal]) -> None:
     now = time.time()
-    rows = table("USER", "TERMINAL", "MESSAGES", "SINCE", "IDLE", "FROM")
+    rows = table("USER", "TERMINAL", "KIND", "MESSAGES", "SINCE", "IDLE", "FROM")
     for terminal in sorted(terminals, key=lambda one: (one.user, one.line)):
         rows.add_row(
             safe(terminal.user),
             safe(terminal.line),
+            terminal.kind,
             Text("yes", "green") if terminal.accepting else Text("no", "red"),
             clock_time(terminal.since, now),
             span(terminal.idle) if terminal.idle >= 60 else "",
             safe(terminal.host),
         )
     Screen().show(rows)
-
-
-def _explain(configuration: Configuration) -> bool:
-    """Says why nobody can be seen, if the host cannot be asked at all."""
-    utmp = configuration.terminals.utmp
-    if utmp == "none":
-        note('host terminals are switched off: [terminals] utmp = "none"')
-    elif not os.path.exists(utmp):
-        note(f"nobody can be seen: this host has no {utmp}; [terminals] utmp names another")
-    else:
-        return False
-    return True

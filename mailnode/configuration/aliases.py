@@ -24,10 +24,10 @@ def parse_aliases(text: str, origin: str) -> tuple[dict[str, list[str]], list[st
     errors: list[str] = []
     for number, line in _logical_lines(text):
         match = _entry(line)
-        if match is None:
+        name = "" if match is None else (match[1] or match[2]).strip().lower()
+        if match is None or not name:  # `" ": root` has a name, and there is nothing in it
             errors.append(f"{origin}:{number}: expected `name: address, ...`")
             continue
-        name = (match[1] or match[2]).strip().lower()
         words = [word.strip() for word in _words(match[3])]
         words = [word for word in words if word]
         bad = [word for word in words if word.lstrip('"').startswith(("|", "/", ":include:"))]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mailnode.configuration.decoding import Problems, key_path
-from mailnode.configuration.sections import Configuration
+from mailnode.configuration.sections import Configuration, Peer
 from mailnode.configuration.values import shown
-from mailnode.mail import Path
+from mailnode.mail import CHUNK, Path
 from mailnode.smtp.grammar import LOCAL_LIMIT, parse_domain
 
 Finding = tuple[str, str]  # key path, what is wrong there
@@ -21,16 +21,8 @@ def _always(value: object) -> bool:
 # Keys that the structure knows and this version does not obey: (key path, the values meant). They are
 # errors, so that nothing which an operator wrote is silently without effect.
 NOT_YET: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (
-    ("listen[].role", lambda role: role != "smtp"),
-    ("listen[].tls", lambda tls: tls != "none"),
-    ("tls", _always),
+    ("listen[].role", lambda role: role == "odmr"),
     ("mailboxes.lmtp", _always),
-    ("terminals.attached", bool),
-    ("terminals.rate", _always),
-    ("terminals.rate_all", _always),
-    ("peer[].allow[]", lambda way: way == "certificate"),
-    ("peer[].fingerprint", _always),
-    ("peer[].cram_md5", bool),
     ("dial[].command", lambda command: command != "TURN"),
 )
 
@@ -61,7 +53,7 @@ def _select(value: object, pattern: list[str], path: str) -> Iterator[tuple[str,
 
 def check(configuration: Configuration, known: Problems, is_file: Callable[[str], bool]) -> None:
     """Puts what is wrong into `known`, leaving alone the keys that it names already."""
-    rules = (_listeners, _names, _alias_loops, _postmaster, _peers, _secrets, _dials, _routes, _times)
+    rules = (_listeners, _tls, _names, _alias_loops, _postmaster, _peers, _secrets, _dials, _routes, _times)
     for rule in rules:
         for path, text in list(rule(configuration, known)):
             known.setdefault(path, text)
@@ -80,13 +72,42 @@ def _spoiled(known: Problems, *places: str) -> bool:
 
 def _listeners(configuration: Configuration, known: Problems) -> Iterator[Finding]:
     seen: dict[str, int] = {}
-    certificate = configuration.tls is not None or _spoiled(known, "tls")
+    certificate = _has_certificate(configuration) or _spoiled(known, "tls")
+    passwords = configuration.users.passwords is not None or _spoiled(known, "users.passwords")
     for index, listen in enumerate(configuration.listen):
+        place = f"listen[{index}]"
         first = seen.setdefault(listen.endpoint, index)
         if first != index:
-            yield f"listen[{index}].endpoint", f"the same as listen[{first}].endpoint"
+            yield f"{place}.endpoint", f"the same as listen[{first}].endpoint"
         if listen.tls in ("starttls", "implicit") and not certificate:
-            yield f"listen[{index}].tls", f"{listen.tls} needs a certificate and a key in [tls]"
+            yield f"{place}.tls", f"{listen.tls} needs a certificate and a key in [tls]"
+        if listen.role == "submission" and not passwords:
+            yield f"{place}.role", "submission needs users.passwords, or nobody could log in"
+        if listen.role == "lmtp" and _tcp_port(listen.endpoint) == "25":
+            yield f"{place}.endpoint", "LMTP is not spoken on port 25 (RFC 2033 5)"
+        if listen.bare_newlines == "normalize" and listen.role != "smtp":
+            # Whoever submits by RFC 6409, or hands over by RFC 2033, is a program of today.
+            yield f"{place}.bare_newlines", f"a listener of role {listen.role} only takes mail in good form"
+
+
+def _tcp_port(endpoint: str) -> str:
+    words = endpoint.removeprefix("haproxy:").split(":")
+    named = next((word.removeprefix("port=") for word in words if word.startswith("port=")), "")
+    return (named or words[1]) if words[0] == "tcp" and len(words) > 1 else ""
+
+
+def _has_certificate(configuration: Configuration) -> bool:
+    return configuration.tls is not None and configuration.tls.certificate is not None
+
+
+def _tls(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    tls = configuration.tls
+    if tls is None or _spoiled(known, "tls.certificate", "tls.key"):
+        return
+    if (tls.certificate is None) is not (tls.key is None):
+        yield ("tls.key", "missing") if tls.key is None else ("tls.certificate", "missing")
+    elif tls.client and tls.certificate is None:
+        yield "tls.client", "there is no certificate to show"
 
 
 def _names(configuration: Configuration, known: Problems) -> Iterator[Finding]:
@@ -169,6 +190,7 @@ def _postmaster(configuration: Configuration, known: Problems) -> Iterator[Findi
 def _peers(configuration: Configuration, known: Problems) -> Iterator[Finding]:
     names: dict[str, int] = {}
     domains: dict[str, str] = {}
+    fingerprints: dict[str, str] = {}
     here = {configuration.host.lower(), *configuration.domains}
     users = {user.name for user in configuration.users.names}
     for index, peer in enumerate(configuration.peer):
@@ -185,12 +207,30 @@ def _peers(configuration: Configuration, known: Problems) -> Iterator[Finding]:
             yield f"{path}.allow", "address needs addresses"
         if peer.addresses and "address" not in peer.allow and not _spoiled(known, f"{path}.allow"):
             yield f"{path}.addresses", 'without effect unless allow names "address"'
+        yield from _peer_proofs(configuration, known, path, peer)
+        if peer.fingerprint is not None and fingerprints.setdefault(peer.fingerprint, path) != path:
+            yield f"{path}.fingerprint", f"the same as {fingerprints[peer.fingerprint]}.fingerprint"
         for number, domain in enumerate(peer.domains):
             place = f"{path}.domains[{number}]"
             if domain in here:
                 yield place, f"{domain} is a local domain"
             elif domains.setdefault(domain, place) != place:
                 yield place, f"{domain} is {domains[domain]} already"
+
+
+def _peer_proofs(configuration: Configuration, known: Problems, path: str, peer: Peer) -> Iterator[Finding]:
+    """What a peer proves itself by, and what is missing for it."""
+    certificate = "certificate" in peer.allow
+    if certificate and peer.fingerprint is None and not _spoiled(known, f"{path}.fingerprint"):
+        yield f"{path}.allow", "certificate needs the fingerprint of the peer's certificate"
+    elif certificate and not _has_certificate(configuration) and not _spoiled(known, "tls"):
+        yield f"{path}.allow", "certificate needs [tls], or there is no handshake to prove it in"
+    if _spoiled(known, f"{path}.allow"):
+        return
+    if peer.fingerprint is not None and not certificate:
+        yield f"{path}.fingerprint", 'without effect unless allow names "certificate"'
+    if peer.cram_md5 and "auth" not in peer.allow:
+        yield f"{path}.cram_md5", 'without effect unless allow names "auth"'
 
 
 def _secrets(configuration: Configuration, known: Problems) -> Iterator[Finding]:
@@ -234,6 +274,9 @@ def _times(configuration: Configuration, known: Problems) -> Iterator[Finding]:
         yield "retry.expire", "must not be less than retry.first"
     if configuration.limits.command_timeout < 1:
         yield "limits.command_timeout", "must be at least 1s"
+    for key in ("header_size", "memory"):
+        if getattr(configuration.limits, key) < CHUNK:
+            yield f"limits.{key}", f"must be at least {CHUNK // 1024}K"
     for index, peer in enumerate(configuration.peer):
         if peer.keep < 60:
             yield f"peer[{index}].keep", "must be at least 1m"
@@ -241,7 +284,7 @@ def _times(configuration: Configuration, known: Problems) -> Iterator[Finding]:
 
 def _files(configuration: Configuration, is_file: Callable[[str], bool]) -> Iterator[Finding]:
     if configuration.tls is not None:
-        for key in ("certificate", "key"):
+        for key in ("certificate", "key", "roots"):
             name = getattr(configuration.tls, key)
-            if not is_file(name):
+            if name is not None and not is_file(name):
                 yield f"tls.{key}", f"{shown(name)} is not a readable file"

@@ -16,15 +16,17 @@ from mailnode.configuration.values import (
     MaildirTemplate,
     NamedUser,
     Network,
-    NextHop,
+    Route,
     ServerEndpoint,
     Size,
     Target,
     Targets,
     UserName,
 )
+from mailnode.welcome import Welcome
 
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Rate = Annotated[int, Meta(ge=0, le=1000)]  # a minute; more messages than that cannot be read anyway
 
 
 class Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,11 +37,14 @@ class Listen(Section, frozen=True):
     endpoint: ServerEndpoint
     role: Literal["smtp", "submission", "lmtp", "odmr"] = "smtp"
     tls: Literal["none", "starttls", "implicit"] | None = None  # None until loaded: as [tls] is there or not
+    bare_newlines: Literal["refuse", "normalize"] = "refuse"  # normalize: from trusted clients only
 
 
 class Tls(Section, frozen=True):
-    certificate: File
-    key: File
+    certificate: File | None = None  # with its chain; what listeners show
+    key: File | None = None
+    client: bool = False  # hosts that we call and that ask are shown the certificate, too
+    roots: File | None = None  # authorities for routes that are "verified"; None: those of the platform
 
 
 class Users(Section, frozen=True):
@@ -54,12 +59,15 @@ class Mailboxes(Section, frozen=True):
 
 
 class Terminals(Section, frozen=True):
-    utmp: str = ""  # "" is logind where there is no utmp, else utmp; "none" is no host terminals
+    utmp: str = ""  # a file, "logind" or "none"; "" is utmp where there is one, else logind
     devices: File = File("/dev")
+    charset: Literal["utf-8", "ascii"] = "utf-8"  # what terminals read; ascii: all else is shown as escapes
     attached: bool = True
     allow: Literal["anyone", "trusted", "authenticated", "none"] = "trusted"
-    rate: Count = 10  # a minute, to one user from one sender
-    rate_all: Count = 30  # a minute, to one user from all senders
+    socket: File | None = None  # None until loaded: terminals.sock in the data folder
+    welcome: Welcome = field(default_factory=Welcome)  # what holds for who says nothing in ~/.mailnode
+    rate: Rate = 10  # a minute, to one user from one sender
+    rate_all: Rate = 30  # a minute, to one user from all senders
 
 
 class Relay(Section, frozen=True):
@@ -74,11 +82,17 @@ class Retry(Section, frozen=True):
 
 class Limits(Section, frozen=True):
     message_size: Size = Size(50 << 20)
+    header_size: Size = Size(1 << 20)
     recipients: Annotated[int, Meta(ge=1, le=1_000_000)] = 1000  # RFC 821 4.5.3 wants 100 and more
-    connections: Count = 1000
+    line_length: Annotated[int, Meta(ge=512, le=65536)] = 2048  # octets; RFC 821 4.5.3 wants 512 and more
+    connections: Count = 1000  # to all listeners
     connections_per_host: Count = 50
     command_timeout: Duration = Duration(300)  # RFC 1123 5.3.2
+    data_rate: Count = 100  # octets a second of mail data, the lowest average after the first minute
+    commands: Count = 200  # that brought no mail, on one connection
     errors: Count = 20
+    auth_failures: Count = 3
+    memory: Size = Size(64 << 20)  # of mail that is being received, in all
     hops: Annotated[int, Meta(ge=1, le=1000)] = 50
 
 
@@ -102,6 +116,7 @@ class Dial(Section, frozen=True):
     command: Literal["TURN", "ATRN", "ETRN"] = "TURN"
     domains: list[Domain] = []
     user: UserName | None = None
+    tls: Literal["none", "opportunistic", "required", "verified"] = "opportunistic"
     outbound: bool = True
     every: Duration | None = None  # None: only when it is told to
 
@@ -125,7 +140,7 @@ class Configuration(Section, frozen=True):
     forward: dict[str, Target] = {}
     moved: dict[str, Target] = {}
     relay: Relay = field(default_factory=Relay)
-    routes: dict[str, NextHop] = {}
+    routes: dict[str, Route] = {}
     retry: Retry = field(default_factory=Retry)
     limits: Limits = field(default_factory=Limits)
     peer: list[Peer] = []

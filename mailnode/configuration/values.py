@@ -6,6 +6,7 @@ reads any of them. A value that is wrong raises ValueError with words for the op
 
 from __future__ import annotations
 
+import difflib
 import math
 import re
 from collections.abc import Callable
@@ -17,8 +18,10 @@ from twisted.internet.endpoints import clientFromString, serverFromString
 
 from mailnode.mail import Path
 from mailnode.smtp.grammar import parse_domain, parse_named_mailbox
+from mailnode.welcome import Welcome, read_welcome
 
 TEN_YEARS: Final = 10 * 365 * 86400  # seconds; past it a duration is a slip of the pen
+TLS_POLICIES: Final = ("none", "opportunistic", "required", "verified")
 MEMBERS: Final = 1000  # addresses of one alias or list
 
 
@@ -60,10 +63,25 @@ class ClientEndpoint(str):
     __slots__ = ()
 
 
-class NextHop(str):
-    """ "mx", "hold", or a Twisted client endpoint string."""
+class Route:
+    """Where mail for a domain goes: `to` is "mx", "hold", or a Twisted client endpoint string; `tls` is one
+    of TLS_POLICIES. Written as a text, or as a table `{ to = "mx", tls = "verified" }`.
+    """
 
-    __slots__ = ()
+    __slots__ = ("tls", "to")
+
+    def __init__(self, to: str, tls: str = "opportunistic") -> None:
+        self.to = to
+        self.tls = tls
+
+    def __repr__(self) -> str:
+        return f"Route({self.to!r}, {self.tls!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Route) and (self.to, self.tls) == (other.to, other.tls)
+
+    def __hash__(self) -> int:
+        return hash((self.to, self.tls))
 
 
 class UserName(str):
@@ -280,11 +298,30 @@ def read_client_endpoint(value: object) -> ClientEndpoint:
     return ClientEndpoint(text)
 
 
-def read_next_hop(value: object) -> NextHop:
+def read_route(value: object) -> Route:
+    if not isinstance(value, dict):
+        return Route(_next_hop(value))
+    for key in value:
+        if key not in ("to", "tls"):
+            near = difflib.get_close_matches(str(key), ("to", "tls"), 1)
+            raise ValueError(f"unknown key {shown(key)}" + (f", did you mean {near[0]}?" if near else ""))
+    if "to" not in value:
+        raise ValueError("the table has no key to")
+    to, tls = _next_hop(value["to"]), value.get("tls", "opportunistic")
+    if tls not in TLS_POLICIES:
+        raise ValueError(f"tls: {shown(tls)} is none of {', '.join(TLS_POLICIES)}")
+    if to == "hold" and "tls" in value:
+        raise ValueError("tls is without effect where mail is held")
+    if tls in ("required", "verified") and to.startswith("ssl:"):
+        raise ValueError("ssl: verifies nobody; write tls:, or tcp: for STARTTLS")
+    return Route(to, tls)
+
+
+def _next_hop(value: object) -> str:
     text = _text(value)
     if text not in ("mx", "hold"):
         _parse_endpoint(clientFromString, text)
-    return NextHop(text)
+    return text
 
 
 def _parse_endpoint(parse: Callable[[Any, str], object], text: str) -> None:
@@ -313,7 +350,7 @@ _READERS: Final[dict[type, Callable[[object], object]]] = {
     Network: read_network,
     ServerEndpoint: read_server_endpoint,
     ClientEndpoint: read_client_endpoint,
-    NextHop: read_next_hop,
+    Route: read_route,
     UserName: read_user_name,
     NamedUser: read_named_user,
     Target: read_target,
@@ -321,6 +358,7 @@ _READERS: Final[dict[type, Callable[[object], object]]] = {
     File: read_file,
     MaildirTemplate: read_maildir,
     Fingerprint: read_fingerprint,
+    Welcome: read_welcome,
 }
 
 

@@ -7,7 +7,7 @@ stays QUEUED and is claimed when there is room again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
@@ -26,7 +26,7 @@ from mailnode.interfaces import (
     ITerminals,
     Message,
 )
-from mailnode.letters import Addressed, address
+from mailnode.letters import Addressed, address, inherited
 from mailnode.mail import (
     CHUNK,
     OURS,
@@ -194,14 +194,15 @@ class Dispatch:
         relayed: dict[Hop, list[tuple[Recipient, Destination]]] = {}
         for recipient in recipients:
             ruling = self._routing.route(recipient.path, recipient.mode, OURS)
+            destinations = _behind(recipient, ruling.destinations)
             if not ruling.reply.ok:
                 self._done(job, {recipient: Result.of(ruling.reply)})
-            elif len(ruling.destinations) != 1 or _waits_elsewhere(recipient, ruling.destinations[0]):
-                self._forward(job, recipient, ruling.destinations)
-            elif isinstance(place := ruling.destinations[0].place, Hop):
-                relayed.setdefault(place, []).append((recipient, ruling.destinations[0]))
+            elif len(destinations) != 1 or _is_another(recipient, destinations[0]):
+                self._forward(job, recipient, destinations)
+            elif isinstance(place := destinations[0].place, Hop):
+                relayed.setdefault(place, []).append((recipient, destinations[0]))
             else:
-                self._one(job, recipient, ruling.destinations[0]).addCallback(self._arrived, job, recipient)
+                self._one(job, recipient, destinations[0]).addCallback(self._arrived, job, recipient)
         for hop, pairs in relayed.items():
             for addressed in address(entry, pairs):
                 self._relay.deliver(hop, addressed.letter).addCallback(self._relayed, job, addressed)
@@ -215,16 +216,7 @@ class Dispatch:
     def _forward(self, job: Job, recipient: Recipient, destinations: tuple[Destination, ...]) -> None:
         """An alias or a list: each destination is a recipient of its own, which takes this one's place."""
         children = [
-            Recipient(
-                where.path,
-                recipient.mode,
-                # Names the delivery (two lists may lead to one mailbox) until the spool gives a number;
-                # the same again after a crash, so that a repeated delivery replaces itself.
-                number=-(recipient.number * DESTINATIONS + index + 1),
-                attempts=recipient.attempts,
-                original=recipient.original or recipient.path,
-                sender=self._child_sender(job.entry, recipient, where),
-            )
+            self._child(job.entry, recipient, where, index, several=len(destinations) > 1)
             for index, where in enumerate(destinations)
         ]
         parts: list[Deferred[Results]] = []
@@ -246,6 +238,23 @@ class Dispatch:
 
         gatherResults(parts).addCallback(all_known)
 
+    def _child(
+        self, entry: Entry, recipient: Recipient, where: Destination, index: int, several: bool
+    ) -> Recipient:
+        notify, orcpt = inherited(recipient, where, several, entry.envelope.terms)
+        return Recipient(
+            where.path,
+            recipient.mode,
+            # Names the delivery (two lists may lead to one mailbox) until the spool gives a number;
+            # the same again after a crash, so that a repeated delivery replaces itself.
+            number=-(recipient.number * DESTINATIONS + index + 1),
+            attempts=recipient.attempts,
+            original=recipient.original or recipient.path,
+            sender=self._child_sender(entry, recipient, where),
+            notify=notify,
+            orcpt=orcpt,
+        )
+
     def _one(self, job: Job, recipient: Recipient, where: Destination) -> Deferred[Result]:
         """One recipient to a place in this house; never errbacks.
 
@@ -256,6 +265,8 @@ class Dispatch:
         user, sender = where.place.user, self._sender(job.entry, recipient, where)
         key = (user, recipient.mode, sender)
         if key not in job.local:
+            if where.path != recipient.path:
+                recipient = replace(recipient, path=where.path)
             done = maybeDeferred(self._local, user, job.entry, recipient, sender)
             job.local[key] = done.addErrback(self._unexpected, job.entry)
         return _also(job.local[key])
@@ -324,8 +335,26 @@ class Dispatch:
             self.wake()
 
 
-def _waits_elsewhere(recipient: Recipient, where: Destination) -> bool:
-    """Held mail is found by the path in its row: that must be the one that leads to the peer."""
+def _behind(recipient: Recipient, destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:
+    """The destinations that are still to be served.
+
+    A name may stand for itself and for others. When it was expanded all of them had their share; what
+    was put into its place by that name means the user who has it, and nobody else.
+    """
+    if recipient.original is None:
+        return destinations
+    own = tuple(replace(where, sender=None) for where in destinations if where.path == recipient.path)
+    return own or destinations
+
+
+def _is_another(recipient: Recipient, where: Destination) -> bool:
+    """Whether a recipient of another kind has to take the place of this one, though it leads to one place.
+
+    Behind a list its owner is told of failures. Held mail is found by the path in its row, which must
+    be the one that leads to the peer.
+    """
+    if where.sender is not None:
+        return True
     return isinstance(where.place, Held) and recipient.path.next_host.lower() != where.place.domain.lower()
 
 

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from mailnode.batch import Batch, BatchNow, BatchThread
 from mailnode.delivery.maildir import Disk, Folder, Job, MaildirWriter
 from mailnode.delivery.maildir_process import MaildirProcess
-from mailnode.delivery.stored import file_name, stored
+from mailnode.delivery.stored import CAME_BACK, file_name, stored
 from mailnode.interfaces import Account, IDirectory, IMailbox
 from mailnode.mail import Entry, Path, Recipient, Reply, Result
 
@@ -30,6 +30,7 @@ DELIVERED: Final = Result.delivered(Reply(250, "Delivered to the mailbox", "2.0.
 NO_MAILBOX: Final = Result.failed(Reply(550, "No such user here", "5.1.1"))
 NO_FOLDER: Final = Result.later(Reply(451, "The mailbox has no folder", "4.3.5"))
 STORAGE_FULL: Final = Result.later(Reply(452, "Insufficient system storage", "4.3.1"))
+IN_A_LOOP: Final = Result.failed(Reply(554, "The message has been in this mailbox before", "5.4.6"))
 QUOTA_REACHED: Final = Result.later(Reply(452, "The mailbox is full", "4.2.2"))
 
 
@@ -65,9 +66,11 @@ class Template:
 
 
 def outcome(error: OSError | None) -> Result:
-    """What an attempt to store a message means for its recipient: always worth another, if it failed."""
+    """What an attempt to store a message means for its recipient; whatever failed is worth another."""
     if error is None:
         return DELIVERED
+    if error.errno == CAME_BACK:  # it goes in a circle, and is no better for going round again
+        return IN_A_LOOP
     if error.errno == errno.ENOSPC:
         return STORAGE_FULL
     if error.errno == errno.EDQUOT:
@@ -137,6 +140,8 @@ class Maildir:
             name=file_name(entry, recipient, self._hostname),
             body=entry.body,
             reverse_path=reverse_path,
+            address=recipient.path.mailbox,
+            binary=entry.envelope.terms.binary,
             uid=account.uid,
             gid=account.gid,
             recovered=entry.recovered,
@@ -181,7 +186,8 @@ class MemoryMailbox:
         if user in self._refused:
             return succeed(self._refused[user])
         try:
-            octets = b"".join(stored(entry.body, reverse_path))
+            address, binary = recipient.path.mailbox, entry.envelope.terms.binary
+            octets = b"".join(stored(entry.body, reverse_path, address, binary))
         except OSError as error:
             return succeed(outcome(error))
         self._stored.setdefault(user, {})[file_name(entry, recipient, self._hostname)] = octets

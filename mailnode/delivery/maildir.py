@@ -50,6 +50,8 @@ class Job:
     name: str
     body: Body
     reverse_path: Path
+    address: str = ""  # that it is delivered to; a message that had it on it before is not stored again
+    binary: bool = False  # octets, not lines
     uid: int = -1
     gid: int = -1
     recovered: bool = False  # it may lie there already, in cur/ under the same name
@@ -151,7 +153,7 @@ class MaildirWriter:
             descriptor = os.open(job.name, _CREATE, 0o600, dir_fd=box.tmp)
         try:
             self._own(descriptor, job)
-            for piece in stored(job.body, job.reverse_path):
+            for piece in stored(job.body, job.reverse_path, job.address, job.binary):
                 done = os.write(descriptor, piece)
                 while done < len(piece):  # a full disk, or more than the system takes at once
                     done += os.write(descriptor, piece[done:])

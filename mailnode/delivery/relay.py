@@ -1,14 +1,15 @@
 """The relay: mail for other hosts, several messages over one connection.
 
 Each next hop has a queue and a few connections that work it off. A hop that cannot be reached delays
-only its own mail.
+only its own mail. Where TLS is "opportunistic" and a host that offers it cannot do it, the same host is
+called again and spoken to without (RFC 7435 3); where it is wanted, the mail waits.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, succeed
@@ -19,6 +20,7 @@ from zope.interface import implementer
 
 from mailnode.channel.channel import Channel
 from mailnode.channel.factories import SenderFactory
+from mailnode.channel.tls import ClientTls
 from mailnode.interfaces import Exchanger, IExchange, ILetters, IRelay
 from mailnode.mail import Hop, Letter, Outcome, Recipient, Reply, Result, Results
 from mailnode.smtp.events import Ended, Ending
@@ -27,6 +29,9 @@ from mailnode.smtp.script import Plan
 CONNECTIONS: Final = 100  # in all
 PER_HOP: Final = 4
 CONNECT: Final = 30.0  # seconds
+PLAIN_HOSTS: Final = 100  # of one hop, that are remembered for their TLS that does not work
+NO_ROOM: Final = Reply(451, "Too many connections and files are open here", "4.3.2")
+NO_TLS_HERE: Final = Reply(451, "TLS is required, and this node has none", "4.7.4")
 DOWN: Final = Result(Outcome.UNTRIED, Reply(421, "The node is going down", "4.3.2"))
 # RFC 7504: a host that takes no mail at all says so for good; other refusals to talk may pass
 NO_MAIL_HERE: Final = (521, 554, 556)
@@ -59,6 +64,7 @@ class Line:
         self.waiting: deque[Parcel] = deque()
         self.open: dict[Letter, Parcel] = {}
         self.connections = 0
+        self.plain: set[str] = set()  # hosts whose TLS has failed, as long as there is mail for the hop
 
     def next(self) -> Letter | None:
         if not self.waiting:
@@ -70,7 +76,8 @@ class Line:
     def settle(self, letter: Letter, results: Results, host: str) -> None:
         parcel = self.open[letter]
         named = {
-            recipient: Result(result.outcome, result.reply, host) for recipient, result in results.items()
+            recipient: Result(result.outcome, result.reply, host, dsn=result.dsn)
+            for recipient, result in results.items()
         }
         if len(parcel.results) + len(named) >= len(letter.recipients):
             del self.open[letter]
@@ -91,7 +98,10 @@ class Line:
 
 @implementer(IRelay)
 class Relay:
-    """`connect` makes a client endpoint from an endpoint string; `hostname` is what EHLO says."""
+    """`connect` makes a client endpoint from an endpoint string; `hostname` is what EHLO says.
+
+    Without `tls` all is sent as it is, and hops that need TLS get nothing. While `is_full` nothing is opened.
+    """
 
     def __init__(
         self,
@@ -101,8 +111,13 @@ class Relay:
         clock: IReactorTime,
         per_hop: int = PER_HOP,
         connections: int = CONNECTIONS,
+        *,
+        tls: ClientTls | None = None,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._plan = Plan(hostname)
+        self._hostname = hostname
+        self.tls = tls
+        self._is_full = is_full
         self._exchange = exchange
         self._connect = connect
         self._clock = clock
@@ -124,6 +139,11 @@ class Relay:
         if line.connections < min(self._per_hop, len(line.waiting)):
             self._open(line)
         return told
+
+    @property
+    def open(self) -> int:
+        """How many channels are open."""
+        return len(self._channels)
 
     def stop(self) -> None:
         """Opens nothing more; each channel ends after the letter in hand, what waits goes back."""
@@ -162,6 +182,9 @@ class Relay:
         """One connection, from the first exchanger that will talk to us."""
         if not line.waiting:
             return
+        if self.tls is None and line.hop.tls in ("required", "verified"):
+            line.fail(Result.later(NO_TLS_HERE))
+            return
         found: Sequence[Exchanger] | Reply = yield self._exchange.exchangers(line.hop)
         if isinstance(found, Reply):
             line.fail(Result.of(found))
@@ -170,7 +193,17 @@ class Relay:
         for exchanger in found:
             if self._stopping or not line.waiting:
                 return
+            if self._is_full():
+                last = Result.later(NO_ROOM)
+                break
             ended: Ended = yield self._talk(line, exchanger)
+            if ended.ending is Ending.INSECURE and line.hop.tls == "opportunistic":
+                self._log.info(
+                    "no TLS with {host}: {why}; sent without", host=exchanger.name, why=ended.reply
+                )
+                if len(line.plain) < PLAIN_HOSTS:
+                    line.plain.add(exchanger.endpoint)
+                ended = yield self._talk(line, exchanger)
             if ended.ending is Ending.DONE or not line.waiting:
                 return
             last = self._refusal(ended, exchanger)
@@ -180,6 +213,10 @@ class Relay:
     def _refusal(self, ended: Ended, exchanger: Exchanger) -> Result:
         if ended.ending is Ending.REFUSED and ended.reply.code in NO_MAIL_HERE:
             return Result.failed(ended.reply, exchanger.name)
+        if ended.ending is Ending.INSECURE:
+            status = ended.reply.status if ended.reply.status.startswith("4.7.") else "4.7.5"
+            why = f"No safe connection to the host: {' / '.join(ended.reply.lines)}"
+            return Result.later(Reply(451, why, status), exchanger.name)
         if ended.reply.transient:
             return Result.later(ended.reply, exchanger.name)
         return Result.later(
@@ -189,8 +226,16 @@ class Relay:
     def _talk(self, line: Line, exchanger: Exchanger) -> Deferred[Ended]:
         """A conversation with one host; fires with how it ended, never errbacks."""
         over: Deferred[Ended] = Deferred()
+        plain = exchanger.endpoint in line.plain
         factory = SenderFactory(
-            self._plan, line, self._clock, over.callback, host=exchanger.name, lost=self._channels.discard
+            Plan(self._hostname, tls="none" if plain else line.hop.tls),
+            line,
+            self._clock,
+            over.callback,
+            host=exchanger.name,
+            lost=self._channels.discard,
+            tls=self.tls,
+            tls_name=exchanger.tls_name,
         )
         try:
             connecting = self._connect(exchanger.endpoint).connect(factory)

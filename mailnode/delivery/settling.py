@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, TypeAlias
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -73,24 +73,30 @@ class Settling:
                     warn = warn or warn_now
             settled[recipient] = result
             self._report(entry, recipient, result)
-        told = self._tell(entry, settled, warn)
+        told = self._tell(entry, results, settled, warn)
         rows = tuple(_row(recipient, result, settled) for recipient, result in results.items())
         settlement = Settlement(entry.id, rows, due, warn)
         if told is None:
             return self._write(settlement)
         return told.addCallback(lambda _: self._write(settlement))
 
-    def _tell(self, entry: Entry, settled: Results, warn: bool) -> Deferred[None] | None:
+    def _tell(self, entry: Entry, results: Results, settled: Results, warn: bool) -> Deferred[None] | None:
         """The notices that are due; None if there are none."""
-        told: Deferred[None] | None = None
+        sent: list[Deferred[None]] = []
         failed = {r: result for r, result in settled.items() if result.outcome is Outcome.FAILED}
         if failed:
-            told = self._sent(lambda: self._notices.failed(entry, failed))
+            sent.append(self._sent(lambda: self._notices.failed(entry, failed)))
         if warn:
             late = {r: result for r, result in settled.items() if result.outcome is Outcome.LATER}
-            delayed = self._sent(lambda: self._notices.delayed(entry, late, entry.arrived + self._expire))
-            told = delayed if told is None else told.addCallback(lambda _: delayed)
-        return told
+            until = entry.arrived + self._expire
+            sent.append(self._sent(lambda: self._notices.delayed(entry, late, until)))
+        if any("SUCCESS" in recipient.notify for recipient in results):
+            # A name that was expanded is one of `results` and not of `settled`.
+            whole = {r: result for r, result in results.items() if result.forward} | dict(settled)
+            sent.append(self._sent(lambda: self._notices.succeeded(entry, whole)))
+        if not sent:
+            return None
+        return gatherResults(sent, consumeErrors=True).addCallback(lambda _: None)
 
     def _sent(self, send: Callable[[], Deferred[None]]) -> Deferred[None]:
         """Each notice is tried again by itself: another that was sent is not sent twice."""

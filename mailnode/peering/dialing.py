@@ -6,10 +6,10 @@ One call to a host at a time. After the turn the host has a stranger's rights he
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from twisted.internet.defer import Deferred, fail, maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -18,6 +18,7 @@ from zope.interface import implementer
 from mailnode.channel.channel import Channel, Trace
 from mailnode.channel.factories import SenderFactory
 from mailnode.channel.receiving import Doors
+from mailnode.channel.tls import ClientTls
 from mailnode.interfaces import Eventually, ILetters
 from mailnode.mail import Letter, Reply, Results
 from mailnode.peering.held import HeldLetters
@@ -26,6 +27,8 @@ from mailnode.smtp.script import Plan
 
 CONNECT: Final = 30.0  # seconds
 JITTER: Final = 0.1  # of the interval, either way
+NO_ROOM: Final = Reply(451, "Too many connections and files are open here", "4.3.2")
+NO_TLS_HERE: Final = Reply(451, "TLS is required, and this node has none", "4.7.4")
 
 
 class BusyError(Exception):
@@ -42,6 +45,8 @@ class Call:
     secret: str = field(default="", repr=False)
     outbound: bool = True
     every: float | None = None  # seconds
+    tls: str = "opportunistic"  # as in `mail.Hop`
+    tls_name: str = ""  # what its certificate must be for, where that is verified
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class CallEnded:
     turned: bool
     given: int
     reply: Reply
+    insecure: bool = False  # because no TLS came about
 
 
 @implementer(ILetters)
@@ -73,7 +79,8 @@ class NoLetters:
 class Dialing:
     """Makes the calls of the configuration, on their schedule or at once.
 
-    `outgoing` gives the letters that a call takes along; `random` is in [0, 1).
+    `outgoing` gives the letters that a call takes along; `random` is in [0, 1). Without `tls` no call is
+    encrypted, and none is made that has to be. While `is_full` no call is made.
     """
 
     def __init__(
@@ -84,6 +91,9 @@ class Dialing:
         connect: Callable[[str], IStreamClientEndpoint],
         clock: IReactorTime,
         random: Callable[[], float],
+        *,
+        tls: ClientTls | None = None,
+        is_full: Callable[[], bool] = lambda: False,
     ) -> None:
         self._calls = {call.name: call for call in calls}
         self._doors = doors
@@ -91,11 +101,18 @@ class Dialing:
         self._connect = connect
         self._clock = clock
         self._random = random
+        self._tls = tls
+        self._is_full = is_full
         self._busy: set[str] = set()
         self._timers: dict[str, IDelayedCall] = {}
         self._channels: set[Channel] = set()
         self._stopping = False
         self._log = Logger("mailnode.peering")
+
+    @property
+    def open(self) -> int:
+        """How many channels are open."""
+        return len(self._channels)
 
     @property
     def names(self) -> list[str]:
@@ -152,6 +169,19 @@ class Dialing:
         return how
 
     def _call(self, call: Call, trace: Trace | None) -> Deferred[CallEnded]:
+        def ended(how: CallEnded) -> CallEnded | Deferred[CallEnded]:
+            if not how.insecure or call.tls != "opportunistic":
+                return how
+            self._log.info("no TLS with {name}: {why}; called without", name=call.name, why=str(how.reply))
+            return self._converse(replace(call, tls="none"), trace)  # RFC 7435 3
+
+        if self._is_full():
+            return succeed(CallEnded(False, 0, NO_ROOM))
+        if self._tls is None and call.tls in ("required", "verified"):
+            return succeed(CallEnded(False, 0, NO_TLS_HERE))
+        return self._converse(call, trace).addCallback(ended)
+
+    def _converse(self, call: Call, trace: Trace | None) -> Deferred[CallEnded]:
         held = self._outgoing() if call.outbound else None
         letters: ILetters = held if held is not None else NoLetters()
         over: Deferred[CallEnded] = Deferred()
@@ -160,12 +190,21 @@ class Dialing:
         def lost(channel: Channel) -> None:
             """The connection is gone, whichever role had it last."""
             self._channels.discard(channel)
-            last = how[0]
-            over.callback(CallEnded(last.ending is Ending.TURNED, held.given if held else 0, last.reply))
+            last, given = how[0], held.given if held else 0
+            turned, insecure = last.ending is Ending.TURNED, last.ending is Ending.INSECURE
+            over.callback(CallEnded(turned, given, last.reply, insecure))
 
-        plan = Plan(self._doors.hostname, name=call.user, secret=call.secret, turn=True)
         factory = SenderFactory(
-            plan, letters, self._clock, how.append, host=call.name, doors=self._doors, lost=lost, trace=trace
+            self._plan(call),
+            letters,
+            self._clock,
+            how.append,
+            host=call.name,
+            doors=self._doors,
+            lost=lost,
+            trace=trace,
+            tls=self._tls,
+            tls_name=call.tls_name,
         )
         connecting = self._connect(call.endpoint).connect(factory)
         timer = self._clock.callLater(CONNECT, connecting.cancel)
@@ -186,3 +225,15 @@ class Dialing:
             return passed
 
         return connecting.addBoth(clear).addCallbacks(connected, failed)
+
+    def _plan(self, call: Call) -> Plan:
+        # Without a name there is nobody to be but whom our certificate is for.
+        certificate = not call.user and self._tls is not None and self._tls.has_certificate
+        return Plan(
+            self._doors.hostname,
+            name=call.user,
+            secret=call.secret,
+            turn="TURN",
+            tls=call.tls,
+            certificate=certificate,
+        )

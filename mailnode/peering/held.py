@@ -48,9 +48,12 @@ class Peer:
         IPv4Network | IPv6Network, ...
     ] = ()  # a legacy host that can prove itself by nothing else
     keep: float = 30 * 86400  # seconds
+    fingerprint: str = ""  # "sha256:..." of its client certificate, if that proves it
 
     def is_proved_by(self, client: Client) -> bool:
         if self.by_auth and client.identity == self.name:
+            return True
+        if self.fingerprint and client.fingerprint == self.fingerprint:
             return True
         if not client.address or not self.networks:
             return False
@@ -136,7 +139,7 @@ class HeldLetters:
             if result.outcome is Outcome.LATER:  # it waits for the next call, not for a time
                 later[recipient] = Result(Outcome.HELD, result.reply, host)
             else:
-                now[recipient] = Result(result.outcome, result.reply, host)
+                now[recipient] = Result(result.outcome, result.reply, host, dsn=result.dsn)
         if now:
             self._settle(entry, now)
         if later:

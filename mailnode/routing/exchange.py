@@ -15,6 +15,7 @@ from zope.interface import implementer
 
 from mailnode.interfaces import Exchanger, IExchange
 from mailnode.mail import Hop, Reply
+from mailnode.routing.elsewhere import certified_name, is_elsewhere
 from mailnode.smtp.grammar import literal_address
 
 HOSTS: Final = 10  # exchangers tried at most (RFC 5321 5.1 asks for two at least)
@@ -64,7 +65,8 @@ class _Found:
 class Exchange:
     """`shuffle` puts a list into random order, as `random.Random.shuffle` does; `clock` times out.
 
-    `own_names` and `own_addresses` are this node's: a way that leads back to them is no way.
+    `own_names` and `own_addresses` are this node's, `is_ours` tells further ones: a way that leads back
+    to them is no way. An endpoint string of the configuration is taken as it is.
     """
 
     def __init__(
@@ -75,6 +77,7 @@ class Exchange:
         shuffle: Callable[[list[Any]], None],
         clock: IReactorTime,
         port: int = 25,
+        is_ours: Callable[[str], bool] = lambda address: False,
     ) -> None:
         self._resolver = resolver
         self._own_names = frozenset(_fold(name) for name in own_names)
@@ -82,10 +85,12 @@ class Exchange:
         self._shuffle = shuffle
         self._clock = clock
         self._port = port
+        self._is_ours = is_ours
 
     def exchangers(self, hop: Hop) -> defer.Deferred[Sequence[Exchanger] | Reply]:
         if hop.target != "mx":
-            return defer.succeed([Exchanger(hop.target, hop.domain)])
+            tls_name = certified_name(hop.target, hop.domain)
+            return defer.succeed([Exchanger(hop.target, hop.domain, tls_name)])
         if hop.domain.startswith("["):
             return defer.succeed(self._literal(hop.domain))
         search = defer.Deferred.fromCoroutine(self._search(_fold(hop.domain)))
@@ -131,14 +136,14 @@ class Exchange:
         return sorted((host for host in hosts if host.preference < limit), key=lambda host: host.preference)
 
     def _choose(self, found: Sequence[_Found]) -> Sequence[Exchanger] | Reply:
-        own = [one.host.preference for one in found if self._own_addresses.intersection(one.addresses)]
+        own = [one.host.preference for one in found if any(map(self._is_own, one.addresses))]
         limit = min(own, default=1 << 16)
         exchangers = [
-            Exchanger(_endpoint(address, self._port), one.host.name)
+            Exchanger(_endpoint(address, self._port), one.host.name, one.host.name)
             for one in found
             if one.host.preference < limit
             for address in one.addresses
-            if _is_elsewhere(address)
+            if is_elsewhere(address)
         ]
         if exchangers:
             return exchangers
@@ -150,9 +155,12 @@ class Exchange:
         address = literal_address(domain)
         if address is None:
             return NO_DOMAIN
-        if address in self._own_addresses or not _is_elsewhere(address):
+        if not is_elsewhere(address) or self._is_own(address):
             return LOOP
-        return [Exchanger(_endpoint(address, self._port), domain)]
+        return [Exchanger(_endpoint(address, self._port), domain, address)]
+
+    def _is_own(self, address: str) -> bool:
+        return address in self._own_addresses or (is_elsewhere(address) and self._is_ours(address))
 
 
 # ---------------------------------------------------------------------------- records
@@ -199,14 +207,6 @@ def _host_name(octets: bytes) -> str | None:
 
 def _fold(name: str) -> str:
     return name.rstrip(".").lower()
-
-
-def _is_elsewhere(address: str) -> bool:
-    """Whether an address can be another host: not this host's loopback, nor nobody's or everybody's."""
-    ip = ipaddress.ip_address(address)
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is not None:
-        ip = ip.ipv4_mapped
-    return not (ip.is_loopback or ip.is_unspecified or ip.is_multicast)
 
 
 def _endpoint(address: str, port: int) -> str:

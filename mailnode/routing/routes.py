@@ -62,7 +62,8 @@ class Routing:
     """`domains` are local, the first is that of our users' addresses; `hostname` is always local.
 
     `routes` maps a domain, `*.domain` or `*` to "mx", "hold" or a client endpoint string; a domain
-    without any goes by MX. `held` are the peers' domains, `addresses` the IP addresses of this host.
+    without any goes by MX. `tls` maps the same patterns to a policy as in `Hop`. `held` are the peers'
+    domains, `addresses` the IP addresses of this host.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Routing:
         directory: IDirectory,
         *,
         routes: Mapping[str, str] | None = None,
+        tls: Mapping[str, str] | None = None,
         held: Collection[str] = (),
         addresses: Collection[str] = LOOPBACK,
     ) -> None:
@@ -80,6 +82,7 @@ class Routing:
         self._local = frozenset(domain.lower() for domain in (hostname, *domains))
         self._directory = directory
         self._routes = {pattern.lower(): target for pattern, target in (routes or {}).items()}
+        self._tls = {pattern.lower(): policy for pattern, policy in (tls or {}).items()}
         self._held = frozenset(domain.lower() for domain in held)
         self._addresses = frozenset(addresses)
 
@@ -200,16 +203,22 @@ class Routing:
         domain = host.lower()
         if domain in self._held:
             return Held(domain)
-        target = self._target(domain)
-        return Held(domain) if target == "hold" else Hop(domain, target)
+        pattern = self._pattern(domain)
+        target = self._routes.get(pattern, "mx")
+        if target == "hold":
+            return Held(domain)
+        return Hop(domain, target, self._tls.get(pattern, "opportunistic"))
 
-    def _target(self, domain: str) -> str:
-        target = self._routes.get(domain)
+    def _pattern(self, domain: str) -> str:
+        """The key of `routes` that speaks of `domain`: itself, `*.` before the nearest parent, or `*`."""
+        if domain in self._routes:
+            return domain
         parent = domain
-        while target is None and not domain.startswith("[") and "." in parent:
+        while not domain.startswith("[") and "." in parent:
             parent = parent.partition(".")[2]
-            target = self._routes.get(f"*.{parent}")
-        return target or self._routes.get("*", "mx")
+            if f"*.{parent}" in self._routes:
+                return f"*.{parent}"
+        return "*"
 
     def _is_held(self, path: Path) -> bool:
         """Whether anyone may give us mail for `path`: it ends at a peer, and goes no further from there."""

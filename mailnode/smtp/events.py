@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from mailnode.mail import Credentials, Letter, Mode, Path, Reply, Results
+from mailnode.mail import PLAIN_TERMS, Credentials, Letter, Mode, Path, Reply, Results, ScramKeys, Terms, Turn
 
 # ------------------------------------------------------------------------ Receiver
 
@@ -21,10 +21,13 @@ class AskSender(NamedTuple):
     mode: Mode
     reverse_path: Path
     size: int  # declared octets, 0 if not
+    terms: Terms = PLAIN_TERMS
 
 
 class AskRecipient(NamedTuple):
     path: Path
+    notify: tuple[str, ...] = ()  # as in `mail.Recipient`
+    orcpt: str = ""
 
 
 class AskData(NamedTuple):
@@ -47,13 +50,35 @@ class AskCredentials(NamedTuple):
     credentials: Credentials
 
 
+class AskScramKeys(NamedTuple):
+    """The keys of a name for SCRAM: `ScramKeys`, or the reply that ends the exchange."""
+
+    name: str
+
+
 class AskTurn(NamedTuple):
-    pass
+    turn: Turn = Turn()
+
+
+class AskStart(NamedTuple):
+    """ETRN: the queue for `node` is to be started."""
+
+    node: str
 
 
 Ask: TypeAlias = (
-    AskSender | AskRecipient | AskData | AskCustody | AskVerify | AskExpand | AskCredentials | AskTurn
+    AskSender
+    | AskRecipient
+    | AskData
+    | AskCustody
+    | AskVerify
+    | AskExpand
+    | AskCredentials
+    | AskScramKeys
+    | AskTurn
+    | AskStart
 )
+Answer: TypeAlias = Reply | ScramKeys
 
 
 class MailData(NamedTuple):
@@ -65,14 +90,18 @@ class Discarded(NamedTuple):
 
 
 class Turned(NamedTuple):
-    """Our 250 to TURN is said: this host is the sender now."""
+    """Our 250 to TURN or ATRN is said: this host is the sender now."""
+
+
+class StartTls(NamedTuple):
+    """TLS begins now; the machine is told `secured` when the channel has it."""
 
 
 class Closed(NamedTuple):
     """The last reply is said: close the channel."""
 
 
-ReceiverEvent: TypeAlias = Reply | Ask | MailData | Discarded | Turned | Closed
+ReceiverEvent: TypeAlias = Reply | Ask | MailData | Discarded | Turned | StartTls | Closed
 
 
 # -------------------------------------------------------------------------- Sender
@@ -87,9 +116,11 @@ class LetterWanted(NamedTuple):
 
 
 class WriteBody(NamedTuple):
-    """Stream the body, dots stuffed, with its end, then say `body_written`."""
+    """Stream the body, then say `body_written`. As a chunk: octet for octet; else with the dots stuffed,
+    and its end."""
 
     letter: Letter
+    chunk: bool = False
 
 
 class Settled(NamedTuple):
@@ -101,6 +132,7 @@ class Ending(Enum):
     DONE = "done"  # all letters were offered, QUIT was said
     TURNED = "turned"  # the peer said 250 to TURN: it is the sender now
     REFUSED = "refused"  # the peer would not talk to us: greeting, HELO, AUTH
+    INSECURE = "insecure"  # no TLS came about, or not the one that was wanted
     BROKEN = "broken"  # the channel broke, timed out or the protocol was broken
 
 
@@ -110,6 +142,7 @@ class Ended:
 
     ending: Ending
     reply: Reply
+    wait: float = 0.0  # seconds between signs of life that the peer has promised
 
 
-SenderEvent: TypeAlias = Write | LetterWanted | WriteBody | Settled | Ended
+SenderEvent: TypeAlias = Write | LetterWanted | WriteBody | StartTls | Settled | Ended

@@ -11,6 +11,7 @@ from typing import Final
 
 CRLF: Final = b"\r\n"
 END_OF_DATA: Final = b"\r\n.\r\n"
+_BARE: Final = re.compile(rb"\r\n|\r|\n")
 
 
 class Inbound:
@@ -53,19 +54,25 @@ class Inbound:
         self._octets = b"\r" if self._octets.endswith(b"\r") else b""
         self._at = 0
 
-    def take(self) -> bytes:
-        """All octets that wait."""
+    def take(self, most: int | None = None) -> bytes:
+        """All octets that wait, or at most so many."""
+        if most is not None and most < len(self):
+            octets = self._octets[self._at : self._at + most]
+            self._at += most
+            return octets
         octets = self._octets[self._at :]
         self._octets, self._at = b"", 0
         return octets
 
 
 class DataReader:
-    """Mail data after DATA, with the transparency of RFC 821 4.5.2 undone."""
+    """Mail data after DATA, with the transparency of RFC 821 4.5.2 undone. With `normalize` a bare CR or LF
+    becomes CRLF; it never is part of the end of data."""
 
-    __slots__ = ("_fresh", "_kept", "bare", "ended")
+    __slots__ = ("_fresh", "_kept", "_normalize", "bare", "ended")
 
-    def __init__(self) -> None:
+    def __init__(self, normalize: bool = False) -> None:
+        self._normalize = normalize
         # The CRLF of the DATA line counts: a dot may be the very first octet. It is no data itself.
         self._kept = CRLF
         self._fresh = True
@@ -89,13 +96,46 @@ class DataReader:
             self._kept = octets[whole:]
             octets = octets[:whole]
         pairs = octets.count(CRLF)
-        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
-            self.bare = True
+        bare = octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
         octets = octets.replace(b"\r\n.", CRLF)
         if self._fresh and octets:
             self._fresh = False
             octets = octets[2:]
+        if bare:
+            self.bare = True
+            if self._normalize:
+                octets = _BARE.sub(CRLF, octets)
         return octets, rest
+
+
+class LineEnds:
+    """Watches over the ends of lines in mail data that comes in chunks, as `DataReader` does."""
+
+    __slots__ = ("_cr", "_normalize", "bare")
+
+    def __init__(self, normalize: bool = False) -> None:
+        self._normalize = normalize
+        self._cr = b""  # a CR at the end of the last octets: its LF may be in the next
+        self.bare = False
+
+    def feed(self, octets: bytes) -> bytes:
+        octets = self._cr + octets
+        self._cr = b"\r" if octets.endswith(b"\r") else b""
+        octets = octets[: len(octets) - len(self._cr)]
+        return self._looked_at(octets)
+
+    def end(self) -> bytes:
+        """What was kept back, once nothing follows."""
+        octets, self._cr = self._cr, b""
+        return self._looked_at(octets)
+
+    def _looked_at(self, octets: bytes) -> bytes:
+        pairs = octets.count(CRLF)
+        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
+            self.bare = True
+            if self._normalize:
+                octets = _BARE.sub(CRLF, octets)
+        return octets
 
 
 def _tail(octets: bytes) -> int:
@@ -104,9 +144,6 @@ def _tail(octets: bytes) -> int:
         if octets.endswith(END_OF_DATA[:length]):
             return length
     return 0
-
-
-_BARE = re.compile(rb"\r\n|\r|\n")
 
 
 class Stuffer:

@@ -1,7 +1,9 @@
-"""The grammar of commands: paths, domains, parameters, read from text decoded as latin-1.
+"""The grammar of commands: paths, domains, parameters.
 
 Rules:
 - A production stands beside its expression; RFC 821 4.1.2 where it is wider, RFC 5321 4.1.2 else.
+- Octets over 127 are UTF-8 in paths and their parameters (RFC 6531 3.3), printable all of them; whether
+  they are allowed in a command is for its reader to say.
 - Nothing here guesses: text that is no sentence of the grammar gives None, never an exception.
 - What follows a quantifier cannot match what it repeats, so no input takes more than
   linear time. No group is possessive: Python before 3.11.5 matches those wrongly.
@@ -25,17 +27,19 @@ VERB_LIMIT: Final = 12
 Parameters: TypeAlias = dict[str, str | None]
 
 # <c> of RFC 821 = atext of RFC 5322: printable, neither <special> nor SP
-_ATEXT = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]"
+_UTF8 = "\x80-\U0010ffff"
+_ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_UTF8}-]"
 # <string> ::= <char> | <char> <string>;  <char> ::= <c> | "\" <x>   (RFC 821)
 _STRING = rf"(?:{_ATEXT}|\\[ -~])+"
 # Dot-string = Atom *("." Atom)
 _DOT_STRING = rf"{_STRING}(?:\.{_STRING})*"
 # Quoted-string = DQUOTE *QcontentSMTP DQUOTE;  qtextSMTP = %d32-33 / %d35-91 / %d93-126
-_QUOTED_STRING = r'"(?:[ !#-\[\]-~]|\\[ -~])*"'
+_QUOTED_STRING = rf'"(?:[ !#-\[\]-~{_UTF8}]|\\[ -~])*"'
 # Local-part = Dot-string / Quoted-string
 _LOCAL = rf"(?:{_DOT_STRING}|{_QUOTED_STRING})"
 # sub-domain = Let-dig [Ldh-str];  <element> ::= <name> | "#" <number> | ...   (RFC 821)
-_LABEL = r"(?:[A-Za-z0-9]++(?:-++[A-Za-z0-9]++)*|#[0-9]++)"
+_LET_DIG = rf"[A-Za-z0-9{_UTF8}]"
+_LABEL = rf"(?:{_LET_DIG}++(?:-++{_LET_DIG}++)*|#[0-9]++)"
 # address-literal = "[" ( IPv4-address-literal / IPv6-address-literal ) "]"; `_literal` looks closer
 _LITERAL = r"\[[0-9A-Za-z.:]{2,64}+\]"
 # Domain = sub-domain *("." sub-domain) / address-literal
@@ -45,16 +49,16 @@ _ROUTE = rf"@{_DOMAIN}(?:,@{_DOMAIN})*"
 # Path = "<" [ A-d-l ":" ] Mailbox ">";  <reverse-path> may be "<>"
 _PATH = rf"<(?:(?:({_ROUTE}):)?({_LOCAL})@({_DOMAIN})|([Pp][Oo][Ss][Tt][Mm][Aa][Ss][Tt][Ee][Rr])|)>"
 # esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-");  esmtp-value = 1*(%d33-60 / %d62-126)
-_PARAMETER = r"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~]++))?"
+_PARAMETER = rf"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~{_UTF8}]++))?"
 
 _whole_path = re.compile(_PATH + r"\Z").match
 # One space after the colon is no RFC's, but peers send it (RFC 2645 does in its examples).
-_argument = re.compile(rf" ?{_PATH}(?:( [ -~]*+))?\Z").match
+_argument = re.compile(rf" ?{_PATH}(?:( [ -~{_UTF8}]*+))?\Z").match
 _parameter = re.compile(_PARAMETER + r"\Z").match
 _domain = re.compile(_DOMAIN + r"\Z").match
 _label_too_long = re.compile(r"[^.]{64}").search  # RFC 1035 2.3.4
 _local = re.compile(_LOCAL + r"\Z").match
-_command = re.compile(rb"([A-Za-z0-9]{1,%d}+)(?: ++([ -~]*+))?\Z" % VERB_LIMIT).match
+_command = re.compile(rb"([A-Za-z0-9]{1,%d}+)(?: ++([ -~\x80-\xff]*+))?\Z" % VERB_LIMIT).match
 _quoted_pair = re.compile(r"\\(.)")
 _phrase = re.compile(r"([^<>\x00-\x1f\x7f-\x9f]*+)(<.++)\Z").match
 _hexchar = re.compile(r"\+([0-9A-F]{2})")
@@ -71,7 +75,7 @@ def parse_path(text: str) -> Path | None:
     """
     if len(text) > ROUTE_PATH_LIMIT or (match := _whole_path(text)) is None:
         return None
-    return _build(len(text), match)
+    return _build(len(text), match) if _printable(text) else None
 
 
 def parse_argument(text: str) -> tuple[Path, Parameters] | None:
@@ -79,7 +83,7 @@ def parse_argument(text: str) -> tuple[Path, Parameters] | None:
 
     Keywords of parameters come in upper case; one that is given twice is an error (RFC 5321 4.1.1.11).
     """
-    if (match := _argument(text)) is None:
+    if (match := _argument(text)) is None or not _printable(text):
         return None
     tail = match[5]
     if tail is None:
@@ -104,15 +108,23 @@ def _build(size: int, match: re.Match[str]) -> Path | None:
         return NULL_PATH if postmaster is None else Path(postmaster)
     local = _meaning(raw)
     route = () if route_text is None else tuple(host[1:] for host in route_text.split(","))
-    if len(local) > LOCAL_LIMIT or not (_is_domain(domain) and all(map(_is_domain, route))):
+    if _octets(local) > LOCAL_LIMIT or not (_is_domain(domain) and all(map(_is_domain, route))):
         return None
     path = Path(local, domain, route)
     if not route and raw is local:
-        return path if len(raw) + len(domain) + 3 <= PATH_LIMIT else None
+        return path if _octets(raw) + _octets(domain) + 3 <= PATH_LIMIT else None
     # What we write again must be read again by others: the canonical form keeps the limits too.
-    if len(path.mailbox) + 2 > PATH_LIMIT or max(size, len(str(path))) > ROUTE_PATH_LIMIT:
+    if _octets(path.mailbox) + 2 > PATH_LIMIT or max(size, _octets(str(path))) > ROUTE_PATH_LIMIT:
         return None
     return path
+
+
+def _octets(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _printable(text: str) -> bool:
+    return text.isascii() or text.isprintable()
 
 
 def _meaning(raw: str) -> str:
@@ -138,8 +150,9 @@ def _parse_parameters(text: str) -> Parameters | None:
 
 
 def parse_domain(text: str) -> str | None:
-    """`text` as it is if it is a domain or an address literal (RFC 821 4.1.2), else None."""
-    return text if len(text) <= DOMAIN_LIMIT and _domain(text) and _is_domain(text) else None
+    """`text` as it is if it is a domain in ASCII or an address literal (RFC 821 4.1.2), else None."""
+    whole = len(text) <= DOMAIN_LIMIT and text.isascii() and _domain(text) and _is_domain(text)
+    return text if whole else None
 
 
 def is_address_literal(domain: str) -> bool:
@@ -164,7 +177,7 @@ def _is_domain(domain: str) -> bool:
     """The part of the rule that an expression does not say: sizes, and the inside of a literal."""
     if domain[0] == "[":
         return is_address_literal(domain)
-    size = len(domain)
+    size = _octets(domain)
     return size < 64 or (size <= DOMAIN_LIMIT and _label_too_long(domain) is None)
 
 
@@ -226,11 +239,17 @@ def encode_xtext(text: str) -> str:
 def split_command(line: bytes) -> tuple[str, str] | None:
     """The verb in upper case and its argument, from a command line without its CRLF.
 
-    None if there is no verb, or if there are octets that no command has: those over 127 and
-    control characters, TAB among them (RFC 821 4.1.2 knows only SP between words).
+    None if there is no verb, or if there are octets that no command has: control characters, TAB among
+    them (RFC 821 4.1.2 knows only SP between words), and what is not printable UTF-8.
     """
     match = _command(line)
     if match is None:
         return None
     verb, argument = match.groups()
-    return verb.decode("ascii").upper(), "" if argument is None else argument.rstrip(b" ").decode("ascii")
+    if argument is None:
+        return verb.decode("ascii").upper(), ""
+    try:
+        text = argument.rstrip(b" ").decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+    return (verb.decode("ascii").upper(), text) if _printable(text) else None

@@ -35,17 +35,28 @@ NO_SUCH_TOPIC: Final = Reply(504, "Command parameter not implemented; HELP lists
 TOO_MANY_RECIPIENTS: Final = Reply(452, "Too many recipients, try again in another transaction", "4.5.3")
 TOO_MANY_RECIPIENTS_821: Final = Reply(552, "Recipient storage full, try again in another transaction")
 TOO_LARGE: Final = Reply(552, "Message is larger than this host takes", "5.3.4")
-BARE_LINE_END: Final = Reply(554, "A CR or LF that is not part of a CRLF was in the message", "5.6.11")
+BARE_LINE_END: Final = Reply(550, "A CR or LF that is not part of a CRLF was in the message", "5.6.11")
+BARE_LINE_END_821: Final = Reply(554, "Transaction failed: a CR or LF that is not part of a CRLF")
+UTF8_NOT_ASKED: Final = Reply(553, "Mailbox name not allowed: not ASCII, and no SMTPUTF8 was said", "5.6.7")
+BAD_CHUNK: Final = Reply(501, "Syntax error, where the chunk ends cannot be known: goodbye", "5.5.4")
+CHUNKS_GO_ON: Final = Reply(503, "Bad sequence of commands, the message comes by BDAT", "5.5.1")
+BINARY_NEEDS_CHUNKS: Final = Reply(503, "Bad sequence of commands, BINARYMIME needs BDAT", "5.5.1")
+
+READY_FOR_TLS: Final = Reply(220, "Ready to start TLS", "2.0.0")
 
 AUTH_DONE: Final = Reply(235, "Authentication succeeded", "2.7.0")
-AUTH_CHALLENGE: Final = Reply(334, "")
 AUTH_FAILED: Final = Reply(535, "Authentication credentials invalid", "5.7.8")
+AUTH_LATER: Final = Reply(454, "Temporary authentication failure, try again later", "4.7.0")
 AUTH_CANCELLED: Final = Reply(501, "Authentication cancelled", "5.7.0")
 AUTH_SYNTAX: Final = Reply(501, "Cannot decode that", "5.5.2")
 AUTH_UNKNOWN: Final = Reply(504, "Unrecognized authentication mechanism", "5.5.4")
+TLS_FIRST: Final = Reply(530, "Must issue a STARTTLS command first", "5.7.0")
+AUTH_FIRST: Final = Reply(530, "Authentication required", "5.7.0")
 AUTH_ALREADY: Final = Reply(503, "Already authenticated", "5.5.1")
 
 TURN_REFUSED: Final = Reply(502, "Command not implemented", "5.5.1")
+BAD_DOMAINS: Final = Reply(501, "Syntax error, fully qualified domains are needed", "5.5.4")
+BAD_WAIT: Final = Reply(501, "Syntax error, seconds as EHLO has them are needed", "5.5.4")
 
 
 def greeting(hostname: str) -> Reply:

@@ -14,7 +14,7 @@ from typing import Final
 
 from mailnode.mail import Letter, Reply
 from mailnode.smtp import events
-from mailnode.smtp.events import Ended, Ending
+from mailnode.smtp.events import Ended, Ending, StartTls
 from mailnode.smtp.replies import ProtocolError, ReplyReader
 from mailnode.smtp.script import (
     BLOCK_PATIENCE,
@@ -48,10 +48,13 @@ class Sender:
         self._reader = ReplyReader()
         self._out: deque[events.SenderEvent] = deque()
         self._script: Script = conversation(plan, self.peer)
-        self._waiting: Greeting | list[Command] | Next | BodyOf | Farewell | None = None
+        self._waiting: Greeting | list[Command] | StartTls | Next | BodyOf | Farewell | None = None
         self._answers: list[Reply | None] = []
         self._said = 0  # commands of the group that are on their way or answered
-        self._body_written = False
+        self._body_written = True
+        self._asked_for_life = False
+        self._given: list[Letter | None] = []  # a letter that came before the reply to a NOOP
+        self._handshaking = False  # TLS has begun and nothing has come through it yet
         self._ended = False
         self._begin(None)
 
@@ -82,12 +85,35 @@ class Sender:
 
     def give(self, letter: Letter | None) -> None:
         """The letter that was wanted, None if there is none left."""
-        if not self.wants_letter:
+        if not self.wants_letter or self._given:
             raise ValueError("no letter is wanted")
+        if self._asked_for_life:
+            self._given.append(letter)
+            return
         try:
             self._resume(letter)
         except ProtocolError as error:
             self._broken(error)
+
+    def ask_for_life(self) -> None:
+        """NOOP, while no letter is there to be given: whether the peer is still there. The reply is awaited
+        before anything else is said."""
+        if self.wants_letter and not self._asked_for_life:
+            self._asked_for_life = True
+            self._out.append(events.Write(b"NOOP\r\n"))
+
+    @property
+    def awaits_life(self) -> bool:
+        """Whether a NOOP is not answered yet."""
+        return self._asked_for_life
+
+    def secured(self) -> None:
+        """TLS has begun, or will before anything else is written."""
+        if not isinstance(self._waiting, StartTls):
+            raise ValueError("no TLS is wanted")
+        self.peer.keywords.clear()  # RFC 3207 4.2: what was said before is forgotten
+        self.peer.secure = self._handshaking = True
+        self._resume(None)
 
     def body_written(self) -> None:
         """The whole body and its end are on their way."""
@@ -95,10 +121,11 @@ class Sender:
         self.patience = END_PATIENCE
 
     def fail(self, reply: Reply) -> None:
-        """The channel is lost or of no use: time-out, broken connection, broken protocol."""
+        """The channel is lost or of no use: time-out, no TLS, broken connection, broken protocol."""
         if not self._ended:
             said = self._waiting.ended if isinstance(self._waiting, Farewell) else None
-            self._end(said or Ended(Ending.BROKEN, reply))
+            ending = Ending.INSECURE if self._handshaking else Ending.BROKEN
+            self._end(said or Ended(ending, reply))
 
     def _broken(self, error: ProtocolError) -> None:
         self.fail(Reply(451, f"The host broke the protocol: {error}", "4.5.0"))
@@ -111,11 +138,18 @@ class Sender:
         reply = self._reader.next()
         if reply is None:
             return False
+        self._handshaking = False
         if reply.code == 421 and not isinstance(waiting, Greeting | Farewell):
             self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time, to any command
+        elif self._asked_for_life:
+            self._asked_for_life = False
+            if self._given:
+                self._resume(self._given.pop())
         elif isinstance(waiting, Greeting | Farewell) or (isinstance(waiting, BodyOf) and self._body_written):
             self._resume(reply)
         elif isinstance(waiting, list) and len(self._answers) < self._said:
+            if waiting[len(self._answers)].chunk is not None and not self._body_written:
+                raise ProtocolError("a reply came before its command")
             self._answers.append(reply)
             self._go_on(waiting)
         else:
@@ -143,7 +177,11 @@ class Sender:
             self._said += 1
         if lines:
             self.patience = max(command.patience for command in group[len(self._answers) : self._said])
-            self._out.append(events.Write("".join(line + "\r\n" for line in lines).encode("ascii")))
+            self._out.append(events.Write("".join(line + "\r\n" for line in lines).encode()))
+            chunk = group[self._said - 1].chunk
+            if chunk is not None:
+                self._body_written = False
+                self._out.append(events.WriteBody(chunk, chunk=True))
         if len(self._answers) == len(group):
             self._resume(self._answers)
 
@@ -179,6 +217,9 @@ class Sender:
         elif isinstance(step, Farewell):
             self.patience = QUIT_PATIENCE
             self._out.append(events.Write(b"QUIT\r\n"))
+        elif isinstance(step, StartTls):
+            self._need_silence()  # what came with the 220 came before TLS: it is not obeyed
+            self._out.append(step)
         elif isinstance(step, list):
             self._answers, self._said = [], 0
             self._go_on(step)

@@ -14,7 +14,7 @@ from itertools import groupby
 from typing import Any, Final, NamedTuple
 
 from mailnode.interfaces import QueuedMessage, Selection, Settlement
-from mailnode.mail import Body, Entry, Envelope, Mode, Outcome, Recipient, Result, Terms
+from mailnode.mail import PLAIN_TERMS, Body, Entry, Envelope, Mode, Outcome, Recipient, Result
 from mailnode.spool import ids
 from mailnode.spool.errors import CorruptRowError
 from mailnode.spool.rows import (
@@ -231,8 +231,8 @@ class Ledger:
         if row is None:
             return None, rows
         try:
-            header = read_header(row)
-            body = read_body(header, row[11], self._bodies)
+            header = read_header(row[:-1])
+            body = read_body(header, row[-1], self._bodies)
         except CorruptRowError:
             return None, rows
         recipients, unreadable = [], []
@@ -243,9 +243,7 @@ class Ledger:
                 unreadable.append(it)
         if not recipients:
             return None, unreadable
-        envelope = Envelope(
-            header.mode, header.reverse_path, tuple(recipients), Terms(header.eight_bit), header.origin
-        )
+        envelope = Envelope(header.mode, header.reverse_path, tuple(recipients), header.terms, header.origin)
         recovered = any(it[14] == 1 for it in rows)
         entry = Entry(ids.show(header.id), envelope, body, header.arrived, header.warned, recovered)
         return entry, unreadable
@@ -277,7 +275,7 @@ class Ledger:
         if row is None:
             return None
         try:
-            return read_body(read_header(row), row[11], self._bodies)
+            return read_body(read_header(row[:-1]), row[-1], self._bodies)
         except CorruptRowError:
             return None
 
@@ -353,12 +351,14 @@ def _json(numbers: list[int]) -> str:
 def _queued_message(id: int, rows: list[Row]) -> QueuedMessage:
     """A message as an operator sees it, also if its own row cannot be read or is gone."""
     mode, sender, size, arrived, readable = Mode.MAIL, UNREADABLE, 0, 0.0, False
+    terms = PLAIN_TERMS
     try:
         if rows[0][_WIDTH] is not None:
             header = read_header(rows[0][_WIDTH:])
             mode, sender, size, arrived = header.mode, header.reverse_path, header.size, header.arrived
+            terms = header.terms
             readable = True
     except CorruptRowError:
         pass  # shown as bad
     recipients = tuple(read_queued(row[:_WIDTH], readable) for row in rows)
-    return QueuedMessage(ids.show(id), mode, sender, recipients, size, arrived)
+    return QueuedMessage(ids.show(id), mode, sender, recipients, size, arrived, terms)

@@ -61,12 +61,20 @@ class _Message:
                 row.recipient.attempts,
                 row.due,
                 row.reply,
+                row.recipient.notify,
+                row.recipient.orcpt,
             )
             for row in self.rows.values()
         )
         envelope = self.envelope
         return QueuedMessage(
-            self.id, envelope.mode, envelope.reverse_path, recipients, self.body.size, self.arrived
+            self.id,
+            envelope.mode,
+            envelope.reverse_path,
+            recipients,
+            self.body.size,
+            self.arrived,
+            envelope.terms,
         )
 
 

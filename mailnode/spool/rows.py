@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mailnode.interfaces import QueuedRecipient
-from mailnode.mail import Body, Envelope, Mode, Origin, Path, Recipient, Reply
+from mailnode.mail import Body, Envelope, Mode, Origin, Path, Recipient, Reply, Terms
 from mailnode.spool import ids
 from mailnode.spool.errors import CorruptRowError
 
@@ -17,12 +17,13 @@ Row: TypeAlias = tuple[Any, ...]
 REPLY_LENGTH: Final = 500  # characters of a reply that are kept
 UNREADABLE: Final = Path("?")  # stands for a path that cannot be read
 
-MESSAGE_COLUMNS: Final = (
-    "id, mode, local, domain, route, eight_bit, origin, size, arrived, warned, file, body"
+MESSAGE_COLUMNS: Final = (  # the body last: whoever does not want it leaves the last one out
+    "id, mode, local, domain, route, eight_bit, binary, utf8, ret, envid, "
+    "origin, size, arrived, warned, file, body"
 )
 RECIPIENT_COLUMNS: Final = (
     "message, number, local, domain, route, next_host, mode, state, attempts, due, reply, original, sender, "
-    "owner, recovered"
+    "owner, recovered, notify, orcpt"
 )
 
 
@@ -38,6 +39,8 @@ class State(StrEnum):
 _STATES: Final = {state.value: state for state in State}
 _MODES: Final = {mode.value: mode for mode in Mode}
 _ORIGINS: Final = {origin.value: origin for origin in Origin}
+_RETURNS: Final = ("", "FULL", "HDRS")  # RFC 3461 4.3
+_NOTIFY: Final = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAILURE|DELAY)){0,2}")  # 4.1
 
 # -------------------------------------------------------------------------- texts and paths
 
@@ -135,7 +138,7 @@ class Header(NamedTuple):
     id: int
     mode: Mode
     reverse_path: Path
-    eight_bit: bool
+    terms: Terms
     origin: Origin
     size: int
     arrived: float
@@ -145,14 +148,18 @@ class Header(NamedTuple):
 
 def message_row(id: int, envelope: Envelope, body: Body, arrived: float) -> Row:
     """The row of a new message."""
-    path = envelope.reverse_path
+    path, terms = envelope.reverse_path, envelope.terms
     return (
         id,
         envelope.mode.value,
         write_text(path.local),
         write_text(path.domain),
         write_text(pack(path.route)),
-        int(envelope.terms.eight_bit),
+        int(terms.eight_bit),
+        int(terms.binary),
+        int(terms.utf8),
+        terms.ret,
+        write_text(terms.envid),
         envelope.origin.value,
         body.size,
         arrived,
@@ -163,8 +170,8 @@ def message_row(id: int, envelope: Envelope, body: Body, arrived: float) -> Row:
 
 
 def read_header(row: Row) -> Header:
-    """The columns of MESSAGE_COLUMNS without `body`."""
-    id, mode, local, domain, route, eight_bit, origin, size, arrived, warned, file = row[:11]
+    """The columns of MESSAGE_COLUMNS without the last, `body`."""
+    id, mode, local, domain, route, *terms, origin, size, arrived, warned, file = row
     if mode not in _MODES or origin not in _ORIGINS:
         raise CorruptRowError("unknown mode or origin")
     if file is not None and file != ids.show(id):  # it becomes part of a path
@@ -174,13 +181,19 @@ def read_header(row: Row) -> Header:
         id,
         _MODES[mode],
         path,
-        _flag(eight_bit),
+        _read_terms(*terms),
         _ORIGINS[origin],
         int(_number(size)),
         _number(arrived),
         _flag(warned),
         file or "",
     )
+
+
+def _read_terms(eight_bit: object, binary: object, utf8: object, ret: object, envid: object) -> Terms:
+    if ret not in _RETURNS:
+        raise CorruptRowError("unknown return of a message")
+    return Terms(_flag(eight_bit), _flag(binary), _flag(utf8), str(ret), _read(envid))
 
 
 def read_body(header: Header, data: object, folder: str) -> Body:
@@ -221,6 +234,8 @@ def recipient_row(
         _write_path(recipient.sender),
         owner,
         0,
+        ",".join(recipient.notify),
+        write_text(recipient.orcpt),
     )
 
 
@@ -229,14 +244,14 @@ def numbered(recipients: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
     return tuple(
         it
         if it.number == number
-        else Recipient(it.path, it.mode, number, it.attempts, it.original, it.sender)
+        else Recipient(it.path, it.mode, number, it.attempts, it.original, it.sender, it.notify, it.orcpt)
         for number, it in enumerate(recipients, 1)
     )
 
 
 def read_recipient(row: Row) -> Recipient:
     """The columns of RECIPIENT_COLUMNS."""
-    _, number, local, domain, route, _, mode, _, attempts, _, _, original, sender, _, _ = row
+    _, number, local, domain, route, _, mode, _, attempts, _, _, original, sender, _, _, notify, orcpt = row
     if mode not in _MODES or not isinstance(number, int):
         raise CorruptRowError("unknown mode or number")
     return Recipient(
@@ -246,7 +261,17 @@ def read_recipient(row: Row) -> Recipient:
         int(_number(attempts)),
         _read_path(original),
         _read_path(sender),
+        _read_notify(notify),
+        _read(orcpt),
     )
+
+
+def _read_notify(value: object) -> tuple[str, ...]:
+    if value == "":
+        return ()
+    if not isinstance(value, str) or not _NOTIFY.fullmatch(value):
+        raise CorruptRowError("unknown notices are asked for")
+    return tuple(value.split(","))
 
 
 def read_queued(row: Row, readable: bool = True) -> QueuedRecipient:
@@ -257,7 +282,16 @@ def read_queued(row: Row, readable: bool = True) -> QueuedRecipient:
         due, reply = float(_number(row[9])), _read(row[10])
     except CorruptRowError:
         return QueuedRecipient(UNREADABLE, Mode.MAIL, State.BAD.value, 0, 0.0, "")
-    return QueuedRecipient(recipient.path, recipient.mode, state.value, recipient.attempts, due, reply)
+    return QueuedRecipient(
+        recipient.path,
+        recipient.mode,
+        state.value,
+        recipient.attempts,
+        due,
+        reply,
+        recipient.notify,
+        recipient.orcpt,
+    )
 
 
 def reply_text(reply: Reply) -> str:

@@ -57,6 +57,34 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX recipient_due ON recipient (due, message) WHERE state = 'queued'",
         "CREATE INDEX recipient_held ON recipient (next_host, message) WHERE state = 'held'",
     ),
+    (
+        # A new table, so that the body stays last: what stands behind it costs a walk through all its pages.
+        "ALTER TABLE message RENAME TO message_1",
+        """CREATE TABLE message (
+            id INTEGER PRIMARY KEY,     -- 63 bits, shown as 13 characters of base 32
+            mode TEXT NOT NULL,         -- MAIL SEND SOML SAML
+            local TEXT NOT NULL,        -- reverse-path: local part,
+            domain TEXT NOT NULL,       -- domain as written,
+            route TEXT NOT NULL,        -- source route, each host followed by a comma
+            eight_bit INTEGER NOT NULL, -- BODY=8BITMIME
+            binary INTEGER NOT NULL,    -- BODY=BINARYMIME
+            utf8 INTEGER NOT NULL,      -- SMTPUTF8
+            ret TEXT NOT NULL,          -- RET: FULL HDRS, or empty
+            envid TEXT NOT NULL,        -- ENVID, decoded, or empty
+            origin INTEGER NOT NULL,    -- 0 normal, 1 notice, 2 notice about a notice
+            size INTEGER NOT NULL,      -- octets of the body
+            arrived REAL NOT NULL,      -- seconds since the epoch
+            warned INTEGER NOT NULL,    -- the sender was told of the delay
+            file TEXT,                  -- name in bodies/, or NULL and
+            body BLOB,                  -- the body itself
+            CHECK (id >= 0)
+        )""",
+        """INSERT INTO message SELECT id, mode, local, domain, route, eight_bit, 0, 0, '', '',
+            origin, size, arrived, warned, file, body FROM message_1""",
+        "DROP TABLE message_1",
+        "ALTER TABLE recipient ADD COLUMN notify TEXT NOT NULL DEFAULT ''",  # NEVER, or a list with commas
+        "ALTER TABLE recipient ADD COLUMN orcpt TEXT NOT NULL DEFAULT ''",  # ORCPT, decoded
+    ),
 )
 
 

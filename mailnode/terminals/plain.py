@@ -18,6 +18,7 @@ _WORD = re.compile(r"=\?([A-Za-z0-9_:.-]{1,40})(?:\*[A-Za-z0-9-]{1,20})?\?([BbQq
 _BETWEEN_WORDS = re.compile(r"(?<=\?=)[ \t\r\n]{1,80}(?==\?)")  # RFC 2047 6.2
 
 _FIELD_SIZE: Final = 2000  # octets of a field that are looked at
+_LINES: Final = 2000  # of a header
 _PARTS: Final = 64  # of a MIME message that are looked at
 
 _TRACE: Final = frozenset({"received", "return-path", "delivered-to"})
@@ -26,21 +27,33 @@ _KNOWN: Final = _TRACE | {
     *("in-reply-to", "references", "mime-version", "content-type", "content-transfer-encoding"),
 }
 
-# The names of charsets that are decoded, and Python's name of each. Never a name from outside.
+# The names of charsets that are decoded, and Python's name of each. Never a name from outside: there it
+# would choose among all of Python's codecs. No UTF-7 (RFC 2152 was never for 8-bit mail) and no UTF-16
+# (RFC 2781 4: not for text/plain): with either, innocent octets turn into something else.
 _CHARSETS: Final = {
     **dict.fromkeys(("utf-8", "utf8", "us-ascii", "ascii"), "utf-8"),
     **dict.fromkeys(("iso-8859-1", "latin1", "windows-1252", "cp1252"), "cp1252"),
-    **{f"iso-8859-{number}": f"iso8859-{number}" for number in (2, 5, 7, 9, 15)},
-    **{f"windows-{number}": f"cp{number}" for number in (1250, 1251, 1253, 1254)},
+    **{f"iso-8859-{number}": f"iso8859-{number}" for number in (*range(2, 12), *range(13, 17))},
+    **{f"windows-{number}": f"cp{number}" for number in (1250, 1251, *range(1253, 1259))},
     "koi8-r": "koi8-r",
+    "koi8-u": "koi8-u",
+}
+_MULTIBYTE: Final = {
+    **dict.fromkeys(("gb2312", "gbk", "gb18030"), "gb18030"),
+    **dict.fromkeys(("euc-kr", "ks_c_5601-1987"), "cp949"),
+    **dict.fromkeys(("shift_jis", "windows-31j"), "cp932"),
+    "big5": "cp950",
+    "euc-jp": "euc_jp",
+    "iso-2022-jp": "iso2022_jp_2",
 }
 
 
 class Plain(NamedTuple):
-    """A message as a person reads it. An octet that is not valid text is a surrogate U+DC80 to U+DCFF."""
+    """A message as a person reads it. An octet that is not valid text is a surrogate U+DC80 to U+DCFF, or
+    the replacement character where its charset has characters of several octets."""
 
     subject: str
-    text: str
+    text: str | None  # None where all parts are pictures and the like
 
 
 def plain(octets: bytes) -> Plain:
@@ -48,9 +61,7 @@ def plain(octets: bytes) -> Plain:
     scan = _scan(octets)
     if not (scan.complete and any(name in _KNOWN for name in scan.fields)):
         return Plain("", _decoded(octets[scan.trace_end :]))
-    text = _first_text(scan.fields, octets[scan.end :])
-    if text is None:
-        text = _decoded(octets[scan.end :])
+    text = _text(scan.fields, octets[scan.end :])
     return Plain(_words(_decoded(scan.fields.get("subject", b""))).strip(" \t"), text)
 
 
@@ -69,7 +80,9 @@ def _scan(octets: bytes) -> _Scan:
     fields: dict[str, list[bytes]] = {}
     into: list[bytes] | None = None
     trace_end, in_trace, start = 0, True, 0
-    while start < len(octets):
+    for _ in range(_LINES):
+        if start >= len(octets):
+            return _Scan(_joined(fields), trace_end, start, True)
         stop = octets.find(b"\n", start) + 1 or len(octets)
         line = octets[start:stop].rstrip(b"\r\n")
         if not line:
@@ -86,7 +99,7 @@ def _scan(octets: bytes) -> _Scan:
         start = stop
         if in_trace:
             trace_end = stop
-    return _Scan(_joined(fields), trace_end, start, True)
+    return _Scan(_joined(fields), trace_end, start, False)
 
 
 def _joined(fields: Mapping[str, list[bytes]]) -> dict[str, bytes]:
@@ -98,7 +111,7 @@ def _words(text: str) -> str:
 
     def decoded(match: re.Match[str]) -> str:
         charset, encoding, word = match.groups()
-        if charset.lower() not in _CHARSETS:
+        if charset.lower() not in _CHARSETS and charset.lower() not in _MULTIBYTE:
             return match[0]
         octets = word.encode("ascii")
         if encoding in "Qq":
@@ -112,29 +125,40 @@ def _words(text: str) -> str:
 # --------------------------------------------------------------------------- MIME
 
 
-def _first_text(fields: Mapping[str, bytes], octets: bytes) -> str | None:
-    """The first text/plain part, depth first; None if there is none among the first parts."""
+def _text(fields: Mapping[str, bytes], octets: bytes) -> str | None:
+    """The first text/plain part, depth first, else the first text of another kind (HTML as it is written, a
+    multipart without parts as it came); None if there is neither among the first parts."""
+    second_best: str | None = None
     pending = [(fields, octets)]
     for _ in range(_PARTS):
         if not pending:
             break
         fields, octets = pending.pop()
         media, parameters = _content_type(fields.get("content-type", b""))
-        if media.startswith("multipart/") and parameters.get("boundary"):
-            parts = _parts(octets, parameters["boundary"].encode("latin-1", "replace"))
+        if media.startswith("multipart/"):
+            parts = _parts(octets, parameters.get("boundary", "").encode("latin-1", "replace"))
             for part in reversed(parts):
                 scan = _scan(part)
                 pending.append((scan.fields, part[scan.end :]))
-        elif media == "text/plain":
+            text = None if parts else _decoded(octets)
+        elif media.startswith("text/"):
             encoding = fields.get("content-transfer-encoding", b"").strip().lower()
-            return _decoded(_unencoded(octets, encoding), parameters.get("charset", "utf-8"))
-    return None
+            text = _decoded(_unencoded(octets, encoding), parameters.get("charset", "utf-8"))
+            if media == "text/plain":
+                return text
+        else:
+            text = None
+        second_best = text if second_best is None else second_best
+    return second_best
 
 
 def _content_type(value: bytes) -> tuple[str, dict[str, str]]:
-    """The media type and the parameters of a Content-Type; text/plain if there is none (RFC 2045 5.2)."""
+    """The media type and the parameters of a Content-Type; text/plain if there is none or if it is not
+    understood (RFC 2045 5.2)."""
     text = value.decode("latin-1")
-    media = text.partition(";")[0].strip().lower() or "text/plain"
+    media = text.partition(";")[0].strip().lower()
+    if "/" not in media:
+        media = "text/plain"
     parameters: dict[str, str] = {}
     for name, word in _PARAMETER.findall(text):
         if word.startswith('"'):
@@ -144,8 +168,10 @@ def _content_type(value: bytes) -> tuple[str, dict[str, str]]:
 
 
 def _parts(octets: bytes, boundary: bytes) -> list[bytes]:
-    """The parts between the delimiter lines of `boundary` (RFC 2046 5.1.1)."""
+    """The parts between the delimiter lines of `boundary` (RFC 2046 5.1.1); none if it is empty."""
     parts: list[bytes] = []
+    if not boundary:
+        return parts
     for number, piece in enumerate((b"\n" + octets).split(b"\n--" + boundary, _PARTS)):
         rest, newline, part = piece.partition(b"\n")
         if number == 0 or rest.strip() not in (b"", b"--"):
@@ -178,4 +204,7 @@ def _unbase64(octets: bytes) -> bytes | None:
 
 
 def _decoded(octets: bytes, charset: str = "utf-8") -> str:
-    return octets.decode(_CHARSETS.get(charset.lower(), "utf-8"), "surrogateescape")
+    name = charset.lower()
+    if name in _MULTIBYTE:
+        return octets.decode(_MULTIBYTE[name], "replace")
+    return octets.decode(_CHARSETS.get(name, "utf-8"), "surrogateescape")

@@ -6,7 +6,7 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final, NamedTuple
 
@@ -36,6 +36,16 @@ def look(devices: str, line: str, uid: int) -> Device | None:
         return None
 
 
+def is_device(devices: str, line: str, device: tuple[int, int]) -> bool:
+    """Whether `line` under the folder `devices` is the very file that `device` (st_dev, st_ino) names."""
+    try:
+        with _folder(devices, line) as (folder, name):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) == device
+
+
 def reachable(devices: str, line: str, uid: int) -> bool:
     """Whether the terminal can be opened now and takes messages."""
     try:
@@ -45,10 +55,12 @@ def reachable(devices: str, line: str, uid: int) -> bool:
         return False
 
 
-def write(devices: str, line: str, uid: int, octets: bytes) -> bool:
-    """Writes `octets` to the terminal at once; False if it did not take all of them. Never waits."""
+def write(devices: str, line: str, uid: int, text: Callable[[int], bytes]) -> bool:
+    """Writes what `text` gives for the terminal's width in columns (0 if it does not say) at once; False if
+    the terminal did not take all of it. Never waits."""
     try:
         with _opened(devices, line, uid) as terminal, _in_background():
+            octets = text(os.get_terminal_size(terminal).columns)  # TIOCGWINSZ, as wide as it is now
             return os.write(terminal, octets) == len(octets)
     except OSError:  # EAGAIN: stopped or unread; EIO: hung up; EACCES: not for us
         return False

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
+
+from mailnode.terminals.logins import Login, printable
 
 # type, pid, line, id, user, host, exit (2), session, seconds, microseconds, address (4), unused
 _RECORD: Final = struct.Struct("hi32s4s32s256shhiii4i20x")
 RECORD_SIZE: Final = 384
 USER_PROCESS: Final = 7
-
-
-class Login(NamedTuple):
-    """One record of a user's session. Its texts are printable; whether they are true is not known."""
-
-    user: str
-    line: str  # "pts/3", "tty1", ":0"
-    host: str
-    since: int  # seconds since the epoch
 
 
 def logins(octets: bytes) -> Iterator[Login]:
@@ -31,6 +24,5 @@ def logins(octets: bytes) -> Iterator[Login]:
 
 
 def _name(field: bytes) -> str:
-    """A field up to its first NUL; what is not printable becomes "?", which matches no user or device."""
-    text = field.partition(b"\0")[0].decode("utf-8", "replace")
-    return "".join(char if char.isprintable() else "?" for char in text)
+    """A field up to its first NUL."""
+    return printable(field.partition(b"\0")[0].decode("utf-8", "replace"))

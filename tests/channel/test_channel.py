@@ -14,7 +14,19 @@ from zope.interface import implementer
 from mailnode.channel.factories import ReceiverFactory, SenderFactory
 from mailnode.channel.receiving import Doors
 from mailnode.interfaces import IAccess, ICustody, IIntake, ILetters, IPeering, IRouting
-from mailnode.mail import Body, Client, Credentials, Letter, Mode, Outcome, Path, Recipient, Reply, Rights
+from mailnode.mail import (
+    Body,
+    Client,
+    Credentials,
+    Letter,
+    Mode,
+    Outcome,
+    Path,
+    Recipient,
+    Reply,
+    Rights,
+    Turn,
+)
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.script import Plan
 
@@ -71,7 +83,7 @@ class World:
     def begin(self, *_: object) -> Any:
         return Custody(self)
 
-    def grant(self, client: Client) -> Any:
+    def grant(self, client: Client, turn: Turn) -> Any:
         return self.letters
 
 
@@ -197,7 +209,7 @@ def test_the_transport_is_paused_while_the_spool_cannot_keep_up(world: World, li
 def test_the_transport_is_paused_when_much_arrives_behind_an_open_question(world: World, line: Line) -> None:
     world.answer = Deferred()
     line.say(OPENING + b"hi\r\n.\r\n")
-    line.say(b"NOOP\r\n" * 20000)
+    line.say((b"NOOP " + b"x" * 1000 + b"\r\n") * 100)
     assert line.transport.producerState == "paused"
     world.answer.callback(OK)
     assert line.transport.producerState == "producing"
@@ -295,7 +307,11 @@ class Call:
         self.letters = Letters(*letters)
         self.ended: list[Ended] = []
         factory = SenderFactory(
-            Plan("mit.edu", turn="doors" in options), self.letters, self.clock, self.ended.append, **options
+            Plan("mit.edu", turn="TURN" if "doors" in options else ""),
+            self.letters,
+            self.clock,
+            self.ended.append,
+            **options,
         )
         self.channel = factory.buildProtocol(HERE)
         self.transport = StringTransportWithDisconnection()

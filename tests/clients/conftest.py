@@ -9,13 +9,15 @@ import shutil
 import signal
 import socket
 import sqlite3
+import ssl
 import struct
 import subprocess
 import sys
+import tempfile
 import time
 import tty
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -49,6 +51,8 @@ class RunningNode:
         self.log = folder / f"{plugin}.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        self.launcher: list[object] = []  # a program that starts the node, with its arguments
+        self.options: list[object] = []  # of twistd
 
     # ------------------------------------------------------------- life
 
@@ -56,9 +60,10 @@ class RunningNode:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
+                    *map(str, self.launcher),
                     *[sys.executable, "-c", "from twisted.scripts.twistd import run; run()"],
-                    *["-n", f"--pidfile={self.folder}/{self.plugin}.pid", self.plugin],
-                    *["--config", str(self.file)],
+                    *["-n", f"--pidfile={self.folder}/{self.plugin}.pid", *map(str, self.options)],
+                    *[self.plugin, "--config", str(self.file)],
                 ],
                 stdout=log,
                 stderr=log,
@@ -196,6 +201,13 @@ class Talk:
 
     def codes(self, *commands: str) -> list[int]:
         return [int(self.say(command)[0][:3]) for command in commands]
+
+    def starttls(self, context: ssl.SSLContext, name: str = "") -> None:
+        """Goes on under TLS; what the node's certificate is for is checked if `context` says so."""
+        assert self.say("STARTTLS")[0][:3] == "220"
+        self.stream.close()
+        self.socket = context.wrap_socket(self.socket, server_hostname=name or None)
+        self.stream = self.socket.makefile("rwb")
 
     def close(self) -> None:
         self.stream.close()
@@ -376,3 +388,116 @@ def terminal(tmp_path: Path) -> Iterator[TerminalOfMine]:
     mine = TerminalOfMine(tmp_path)
     yield mine
     mine.hang_up()
+
+
+class Utmp:
+    """A utmp file of the test's own: `log_in` says who is there now, whoever was there before is gone."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.user = pwd.getpwuid(os.geteuid()).pw_name
+        self.log_in()
+
+    def log_in(self, *devices: str) -> None:
+        """The user who runs the tests is logged in on `devices` and nowhere else."""
+        lines = [device.removeprefix("/dev/").encode() for device in devices]
+        records = [
+            UTMP_RECORD.pack(
+                *[USER_PROCESS, os.getpid(), line, line[-4:], self.user.encode(), b"", 0, 0, 0],
+                *[int(time.time()), 0, 0, 0, 0, 0],
+            )
+            for line in lines
+        ]
+        self.file.write_bytes(b"".join(records))
+
+
+class Pane:
+    """A terminal in tmux, an emulator that people sit in front of. `command` runs in it."""
+
+    COLUMNS: Final = 80
+    ROWS: Final = 60
+
+    # What escape sequences change: modes, margins, tabulators, title, path.
+    STATE: Final = (
+        *("alternate_on", "cursor_flag", "insert_flag", "keypad_flag", "keypad_cursor_flag", "wrap_flag"),
+        *("mouse_any_flag", "mouse_sgr_flag", "mouse_utf8_flag", "origin_flag", "pane_tabs", "pane_in_mode"),
+        *("scroll_region_upper", "scroll_region_lower", "pane_title", "pane_path", "window_name"),
+        *("pane_width", "pane_height", "pane_dead", "window_panes", "session_windows", "buffer_name"),
+    )
+
+    def __init__(self, tmux: str, command: str, **environment: str) -> None:
+        self._folder = tempfile.mkdtemp(prefix="tmux")  # short: the socket's name must fit into 108 octets
+        self._tmux = [tmux, "-u", "-S", f"{self._folder}/socket", "-f", "/dev/null"]
+        self._environment = {**os.environ, "LC_ALL": "C.UTF-8", "TERM": "xterm-256color", **environment}
+        # Everything that a message might abuse is switched on; the server stays when the program ends.
+        options = (
+            "exit-empty off",
+            "automatic-rename off",
+            "set-clipboard on",
+            "allow-rename on",
+            "allow-passthrough on",
+        )
+        (Path(self._folder) / "conf").write_text("".join(f"set -g {option}\n" for option in options))
+        self._tmux[-1] = f"{self._folder}/conf"
+        size = ("-x", str(self.COLUMNS), "-y", str(self.ROWS))
+        self.tell("new-session", "-d", *size, command)
+        self.device = self.tell("display-message", "-p", "#{pane_tty}").strip()
+
+    def tell(self, *arguments: str) -> str:
+        """A command to tmux; gives what it prints."""
+        done = subprocess.run(
+            [*self._tmux, *arguments],
+            capture_output=True,
+            encoding="utf-8",
+            timeout=30,
+            check=True,
+            env=self._environment,
+        )
+        return done.stdout
+
+    def type(self, keys: str) -> None:
+        """What a person types, and the return key."""
+        self.tell("send-keys", "-l", keys)
+        self.tell("send-keys", "Enter")
+
+    def shown(self) -> str:
+        """What is on the screen now."""
+        return self.tell("capture-pane", "-p")
+
+    def state(self) -> dict[str, str]:
+        words = self.tell("display-message", "-p", "\n".join(f"#{{{name}}}" for name in self.STATE))
+        return dict(zip(self.STATE, words.split("\n"), strict=False))
+
+    def wait_for(self, words: str) -> str:
+        wait_until(lambda: words in self.shown(), f"{words!r} in tmux")
+        return self.shown()
+
+    def wait_until(self, true: Callable[[], object], what: str) -> None:
+        wait_until(true, what)
+
+    def close(self) -> None:
+        self.tell("kill-server")
+        shutil.rmtree(self._folder)
+
+
+@pytest.fixture
+def utmp(tmp_path: Path) -> Utmp:
+    return Utmp(tmp_path / "utmp")
+
+
+@pytest.fixture(scope="session")
+def open_utmp() -> type[Utmp]:
+    return Utmp
+
+
+@pytest.fixture(scope="module")
+def make_pane(need: Callable[[str], str]) -> Iterator[Callable[..., Pane]]:
+    """Opens terminals in tmux; they are closed after the tests of the file."""
+    with ExitStack() as panes:
+
+        def make(command: str, **environment: str) -> Pane:
+            pane = Pane(need("tmux"), command, **environment)
+            panes.callback(pane.close)
+            return pane
+
+        yield make

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailnode.access.passwords import hash_secret
+from mailnode.access.kept import hash_secret
 
 HOUSE = """
 hostname = "mit.edu"

@@ -8,6 +8,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path as File
 from queue import SimpleQueue
 
@@ -19,6 +20,7 @@ from zope.interface import implementer
 
 from mailnode.delivery.mailbox import (
     DELIVERED,
+    IN_A_LOOP,
     NO_FOLDER,
     NO_MAILBOX,
     QUOTA_REACHED,
@@ -31,7 +33,7 @@ from mailnode.delivery.mailbox import (
 from mailnode.delivery.maildir import Disk, Folder, Job, MaildirWriter
 from mailnode.delivery.stored import file_name, stored
 from mailnode.interfaces import Account, Finding, IDirectory, IMailbox, Unknown
-from mailnode.mail import NULL_PATH, Body, Entry, Envelope, Mode, Path, Recipient, Result
+from mailnode.mail import NULL_PATH, Body, Entry, Envelope, Mode, Path, Recipient, Result, Terms
 
 SMITH = Path("smith", "usc.example", ("relay.example",))
 JONES = Recipient(Path("jones", "mit.example"), number=1)
@@ -120,7 +122,8 @@ def test_the_doors_are_provided(tmp_path: File) -> None:
 def test_a_message_lies_in_new_with_its_return_path_and_unix_lines(tmp_path: File) -> None:
     assert deliver(maildir(tmp_path), entry()) == DELIVERED
     assert files(tmp_path) == [f"mail/jones/new/{NAME}"]
-    expected = b"Return-Path: <@relay.example:smith@usc.example>\nSubject: lunch\n\nAt noon?\n"
+    trace = b"Return-Path: <@relay.example:smith@usc.example>\nDelivered-To: jones@mit.example\n"
+    expected = trace + b"Subject: lunch\n\nAt noon?\n"
     assert (tmp_path / "mail/jones/new" / NAME).read_bytes() == expected
 
 
@@ -153,6 +156,70 @@ def test_a_return_path_that_came_with_the_message_is_dropped() -> None:
 def test_a_reverse_path_cannot_begin_a_line() -> None:
     octets = b"".join(stored(Body.of(b""), Path("a\r\nBcc: x", "y")))
     assert octets == b'Return-Path: <"a??Bcc: x"@y>\n'
+
+
+def test_where_it_was_delivered_stands_below_the_return_path_and_above_what_stood_there_before() -> None:
+    earlier = b"Delivered-To: boss@usc.example\r\n"
+    octets = b"".join(stored(Body.of(earlier + TEXT), NULL_PATH, "jones@mit.example"))
+    assert octets.startswith(
+        b"Return-Path: <>\nDelivered-To: jones@mit.example\nDelivered-To: boss@usc.example\nSubject"
+    )
+
+
+def test_an_address_of_another_script_is_written_as_utf_8_and_cannot_begin_a_line() -> None:
+    octets = b"".join(stored(Body.of(b""), NULL_PATH, "jürgen\r\nBcc: x@mit.example"))
+    assert octets == "Return-Path: <>\nDelivered-To: jürgen??Bcc: x@mit.example\n".encode()
+
+
+@pytest.mark.parametrize("name", ["Delivered-To: jones@mit.example", "DELIVERED-TO :  Jones@MIT.example "])
+def test_a_message_that_was_in_this_mailbox_before_is_in_a_loop(tmp_path: File, name: str) -> None:
+    back = f"Received: by x\r\n{name}\r\n".encode() + TEXT
+    result = deliver(maildir(tmp_path), entry(back))
+    assert result == IN_A_LOOP and result.reply.status == "5.4.6"
+    assert files(tmp_path) == []
+    assert given_result(MemoryMailbox().deliver("jones", entry(back), JONES, SMITH)) == IN_A_LOOP
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"Delivered-To: brown@mit.example\r\n" + TEXT,
+        b"Delivered-To: jones@mit.example.org\r\n" + TEXT,
+        b"X-Delivered-To: jones@mit.example\r\n" + TEXT,
+        TEXT + b"Delivered-To: jones@mit.example\r\n",
+        b"\r\nDelivered-To: jones@mit.example\r\n",
+    ],
+)
+def test_a_message_that_was_elsewhere_or_speaks_of_it_is_in_none(tmp_path: File, text: bytes) -> None:
+    assert deliver(maildir(tmp_path), entry(text)) == DELIVERED
+
+
+def test_one_message_in_a_loop_does_not_keep_back_those_written_with_it(tmp_path: File) -> None:
+    looping = replace(
+        job(tmp_path, 1),
+        address="jones@mit.example",
+        body=Body.of(b"Delivered-To: jones@mit.example\r\n\r\n"),
+    )
+    errors = MaildirWriter(Disk(), time.time, False).write(
+        [looping, job(tmp_path, 2), job(tmp_path, 3, "brown")]
+    )
+    assert [outcome(error) for error in errors] == [IN_A_LOOP, DELIVERED, DELIVERED]
+    assert files(tmp_path) == ["mail/brown/new/name3", "mail/jones/new/name2"]
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"x", b"\0\xff"]), max_size=12))
+def test_a_binary_message_stays_as_it_came(pieces: list[bytes]) -> None:
+    data = b"X: y\r\n" + b"".join(pieces)
+    octets = b"".join(stored(Body.of(data), NULL_PATH, "jones@mit.example", binary=True))
+    assert octets == b"Return-Path: <>\r\nDelivered-To: jones@mit.example\r\n" + data
+
+
+def test_a_binary_message_of_many_chunks_is_octet_for_octet_in_the_maildir(tmp_path: File) -> None:
+    data = b"Subject: x\r\n\r\n" + b"\r\n\r\0\xff" * 40_000
+    binary = Envelope(Mode.MAIL, SMITH, (JONES,), Terms(binary=True))
+    assert deliver(maildir(tmp_path), replace(entry(data), envelope=binary)) == DELIVERED
+    (name,) = files(tmp_path)
+    assert (tmp_path / name).read_bytes().endswith(b"jones@mit.example\r\n" + data)
 
 
 class Pieces(Body):
@@ -415,7 +482,7 @@ def test_memory_mailboxes_hold_what_a_maildir_would() -> None:
     box = MemoryMailbox(USERS)
     for _ in range(2):
         assert given_result(box.deliver("jones", entry(), JONES, SMITH)) == DELIVERED
-    assert box.messages == {"jones": [b"".join(stored(Body.of(TEXT), SMITH))]}
+    assert box.messages == {"jones": [b"".join(stored(Body.of(TEXT), SMITH, "jones@mit.example"))]}
     assert given_result(box.deliver("nobody-here", entry(), JONES, SMITH)) == NO_MAILBOX
     box.refuse("jones", STORAGE_FULL)
     assert given_result(box.deliver("jones", entry(), JONES, SMITH)) == STORAGE_FULL

@@ -182,15 +182,18 @@ def test_the_words_name_recipient_host_and_reply() -> None:
 
 
 def test_the_fields_of_a_failure() -> None:
-    alias = Recipient(JONES.path, number=1, original=Path("staff", "mit.example"))
+    alias = Recipient(
+        JONES.path, number=1, original=Path("staff", "mit.example"), orcpt="rfc822;Staff@mit.example"
+    )
     ((_, octets),) = failed(entry(), {alias: UNKNOWN})
-    _, _, (message, recipient), _ = fields(octets)
+    _, words, (message, recipient), _ = fields(octets)
+    assert "<jones@mit.example> (sent to <staff@mit.example>)\r\n" in words
     assert dict(message.items()) == {
         "Reporting-MTA": "dns; mit.example",
         "Arrival-Date": "Tue, 14 Nov 2023 22:13:20 -0000",
     }
     assert dict(recipient.items()) == {
-        "Original-Recipient": "rfc822; staff@mit.example",
+        "Original-Recipient": "rfc822;Staff@mit.example",
         "Final-Recipient": "rfc822; jones@mit.example",
         "Action": "failed",
         "Status": "5.1.1",
@@ -227,6 +230,14 @@ def test_a_send_that_reached_nobody_says_that_the_user_was_not_active() -> None:
     assert "The user was not active" in words and "450 User not active now" in words
 
 
+def test_a_recipient_that_was_said_without_original_has_none_in_the_fields() -> None:
+    alias = Recipient(JONES.path, number=1, original=Path("staff", "mit.example"))
+    ((_, octets),) = failed(entry(), {alias: UNKNOWN})
+    _, words, (message, recipient), _ = fields(octets)
+    assert "Original-Recipient" not in recipient and "Original-Envelope-Id" not in message
+    assert "staff@mit.example" in words
+
+
 def test_an_address_without_domain_is_ours() -> None:
     ((_, octets),) = failed(entry(Path("postmaster")), {Recipient(Path("postmaster")): UNKNOWN})
     mail, _, (_, recipient), _ = fields(octets)
@@ -237,7 +248,7 @@ def test_an_address_without_domain_is_ours() -> None:
 def test_an_address_beyond_ascii_is_named_in_seven_bits() -> None:
     ((_, octets),) = failed(entry(), {Recipient(Path("jürgen", "mit.example")): UNKNOWN})
     _, _, (_, recipient), _ = fields(octets)
-    assert recipient["Final-Recipient"] == 'utf-8; "j\\x{FC}rgen"@mit.example'
+    assert recipient["Final-Recipient"] == "utf-8; j\\x{FC}rgen@mit.example"
 
 
 # ------------------------------------------------------------- what is returned

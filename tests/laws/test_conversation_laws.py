@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailnode.mail import NULL_PATH, Body, Letter, Mode, Outcome, Path, Recipient, Reply, Rights
+from mailnode.mail import (
+    NULL_PATH,
+    Body,
+    Letter,
+    Mode,
+    Outcome,
+    Path,
+    Recipient,
+    Reply,
+    Rights,
+    Terms,
+)
 from mailnode.smtp import events, replies
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.framing import Stuffer
@@ -20,11 +31,11 @@ RIGHTS = Rights(modes=tuple(Mode), turn=True)
 
 # ------------------------------------------------------------------------------ letters
 
-PRINTABLE = st.characters(min_codepoint=32, max_codepoint=126)
+PRINTABLE = st.one_of(st.characters(min_codepoint=32, max_codepoint=126), st.sampled_from("\xe9\u4f60\xdf"))
 LABEL = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,6}[a-z0-9])?", fullmatch=True)
 DOMAIN = st.one_of(
     st.lists(LABEL, min_size=1, max_size=3).map(".".join),
-    st.sampled_from(["[127.0.0.1]", "[IPv6:::1]", "#123", "MIT.EDU"]),
+    st.sampled_from(["[127.0.0.1]", "[IPv6:::1]", "#123", "MIT.EDU", "b\xfccher.example"]),
 )
 ROUTE = st.lists(DOMAIN, max_size=2).map(tuple)
 PATH = st.builds(Path, st.text(PRINTABLE, min_size=1, max_size=20), DOMAIN, ROUTE)
@@ -39,14 +50,29 @@ def whole_lines(parts: list[bytes]) -> bytes:
 
 
 BODY = st.lists(st.sampled_from(TEXT), max_size=12).map(whole_lines)
+BINARY = st.lists(st.sampled_from([*TEXT, b"\n", b"\r", b"\n.\n"]), max_size=12).map(b"".join)
+TERMS = st.builds(
+    lambda kind, ret, envid: Terms(kind == "8BITMIME", kind == "BINARYMIME", False, ret, envid),
+    st.sampled_from(["7BIT", "8BITMIME", "BINARYMIME"]),
+    st.sampled_from(["", "FULL", "HDRS"]),
+    st.sampled_from(["", "QQ314159", "a+b = c\\"]),
+)
+NOTIFY = st.sampled_from([(), ("NEVER",), ("SUCCESS",), ("FAILURE", "DELAY")])
+ORCPT = st.sampled_from(["", "rfc822;Bob+Tag@usc.example", "x400;/C=us/A= /"])
 
 
 @st.composite
 def letters(draw: st.DrawFn) -> Letter:
     mode = draw(st.sampled_from(Mode))
     paths = draw(st.lists(FORWARD, min_size=1, max_size=5, unique=True))
-    recipients = tuple(Recipient(path, mode, number) for number, path in enumerate(paths))
-    return Letter(mode, draw(REVERSE), recipients, Body.of(draw(BODY)), draw(st.booleans()))
+    recipients = tuple(
+        Recipient(path, mode, number, notify=draw(NOTIFY), orcpt=draw(ORCPT))
+        for number, path in enumerate(paths)
+    )
+    reverse_path, terms = draw(REVERSE), draw(TERMS)
+    utf8 = any(not str(path).isascii() for path in (reverse_path, *paths))
+    body = draw(BINARY if terms.binary else BODY)
+    return Letter(mode, reverse_path, recipients, Body.of(body), replace(terms, utf8=utf8))
 
 
 # ------------------------------------------------------------------------------ two hosts
@@ -56,7 +82,9 @@ def letters(draw: st.DrawFn) -> Letter:
 class Message:
     mode: Mode
     reverse_path: Path
+    terms: Terms
     paths: list[Path] = field(default_factory=list)
+    wishes: list[tuple[tuple[str, ...], str]] = field(default_factory=list)
     body: bytes = b""
 
 
@@ -69,7 +97,7 @@ class Wire:
         sizes: list[int],
         *,
         pipelining: bool = True,
-        turn: bool = False,
+        turn: str = "",
         refused: frozenset[Path] = frozenset(),
     ) -> None:
         self.sender = Sender(Plan("usc.example", turn=turn))
@@ -111,11 +139,7 @@ class Wire:
             elif isinstance(event, events.LetterWanted):
                 self.sender.give(self.letters.pop(0) if self.letters else None)
             elif isinstance(event, events.WriteBody):
-                stuffer = Stuffer()
-                size = next(self.sizes)
-                for piece in event.letter.body.chunks(size):
-                    self.up += stuffer.stuff(piece)
-                self.up += stuffer.end()
+                self.up += self.body(event)
                 self.sender.body_written()
             elif isinstance(event, events.Settled):
                 found = self.results.setdefault(len(self.results), {})
@@ -123,6 +147,14 @@ class Wire:
             else:
                 self.ended = event
         return busy
+
+    def body(self, event: events.WriteBody) -> bytes:
+        body = event.letter.body
+        if event.chunk:
+            return b"".join(body.chunks())
+        stuffer = Stuffer()
+        size = next(self.sizes)
+        return b"".join(stuffer.stuff(piece) for piece in body.chunks(size)) + stuffer.end()
 
     def receiver_runs(self) -> bool:
         busy = False
@@ -133,12 +165,12 @@ class Wire:
                 octets = event.encode(self.receiver.extended)
                 self.down += octets if self.pipelining else octets.replace(b"250-PIPELINING\r\n", b"")
             elif isinstance(event, events.AskSender):
-                self.message = Message(event.mode, event.reverse_path)
+                self.message = Message(event.mode, event.reverse_path, event.terms)
                 self.receiver.answer(replies.SENDER_OK)
             elif isinstance(event, events.Discarded):
                 self.message = None
             elif isinstance(event, events.AskRecipient):
-                self.receiver.answer(self.recipient(event.path))
+                self.receiver.answer(self.recipient(*event))
             elif isinstance(event, events.AskData):
                 self.receiver.answer(replies.START_INPUT)
             elif isinstance(event, events.MailData):
@@ -153,11 +185,12 @@ class Wire:
                 self.receiver.answer(Reply(250, "OK"))
         return busy
 
-    def recipient(self, path: Path, *_: object) -> Reply:
+    def recipient(self, path: Path, notify: tuple[str, ...], orcpt: str) -> Reply:
         assert self.message is not None
         if path in self.refused:
             return Reply(550, "No such user here", "5.1.1")
         self.message.paths.append(path)
+        self.message.wishes.append((notify, orcpt))
         return replies.RECIPIENT_OK
 
 
@@ -180,7 +213,9 @@ def test_what_the_sender_gives_is_what_the_receiver_gets(
         Message(
             letter.mode,
             letter.reverse_path,
+            letter.terms,
             [recipient.path for recipient in letter.recipients],
+            [(recipient.notify, recipient.orcpt) for recipient in letter.recipients],
             b"".join(letter.body.chunks()),
         )
         for letter in given_away
@@ -216,7 +251,7 @@ def test_delivered_is_who_was_accepted_and_nobody_else(
 def test_after_a_turn_both_sides_are_as_new(
     there: list[Letter], back: list[Letter], sizes: list[int]
 ) -> None:
-    wire = Wire(there, sizes, turn=True)
+    wire = Wire(there, sizes, turn="TURN")
     wire.run()
     assert wire.ended is not None
     assert wire.ended.ending is Ending.TURNED
@@ -268,7 +303,7 @@ def test_what_comes_with_the_250_of_a_turn_stays_visible_and_is_read_as_no_reply
     behind: bytes, cut: int
 ) -> None:
     """Whoever holds the Sender sees it waiting, and closes."""
-    sender = Sender(Plan("leaf.example", turn=True))
+    sender = Sender(Plan("leaf.example", turn="TURN"))
     sender.feed(b"220 hub.example\r\n")
     assert isinstance(sender.next(), events.Write)
     sender.feed(b"250 hub.example\r\n")

@@ -46,6 +46,20 @@ ZONE: dict[str, list[Any]] = {
         dns.Record_AAAA("::1"),
         dns.Record_AAAA("::ffff:127.0.0.1"),
     ],
+    "link-local.example": [dns.Record_A("169.254.169.254"), dns.Record_AAAA("fe80::1")],
+    "nobody.example": [dns.Record_A("0.0.0.0"), dns.Record_A("255.255.255.255"), dns.Record_AAAA("::")],
+    "many.example": [dns.Record_A("224.0.0.1"), dns.Record_AAAA("ff02::1")],
+    "here.example": [dns.Record_A("203.0.113.5")],
+    "also-here.example": [
+        dns.Record_MX(10, "a.example"),
+        dns.Record_MX(20, "here.example"),
+        dns.Record_MX(30, "b.example"),
+    ],
+    "mx-alias.example": [dns.Record_MX(10, "alias.example")],
+    "mx-loop.example": [dns.Record_MX(10, "localhost")],
+    "localhost": [dns.Record_A("127.0.0.1"), dns.Record_AAAA("::1")],
+    "mixed.example": [dns.Record_A("127.0.0.1"), dns.Record_A("192.0.2.44")],
+    "null-and-more.example": [dns.Record_MX(0, ""), dns.Record_MX(10, "a.example")],
     "half.example": [dns.Record_MX(10, "loopback.example"), dns.Record_MX(10, "a.example")],
     "dangling.example": [dns.Record_MX(10, "none.example")],
     "shaky.example": [dns.Record_MX(10, "broken.example")],
@@ -107,6 +121,7 @@ def exchange(clock: Clock | None = None, names: Names | None = None, reverse: bo
         ["192.0.2.99"],
         (lambda hosts: hosts.reverse()) if reverse else (lambda hosts: None),
         clock or Clock(),
+        is_ours=lambda address: address == "203.0.113.5",
     )
 
 
@@ -126,8 +141,8 @@ def test_a_host_is_tried_by_all_its_addresses_under_its_name() -> None:
     exchange().exchangers(Hop("One.Example")).addCallback(results.append)
     assert results == [
         [
-            Exchanger("tcp:192.0.2.1:25", "mx.one.example"),
-            Exchanger("tcp:2001\\:db8\\:\\:1:25", "mx.one.example"),
+            Exchanger("tcp:192.0.2.1:25", "mx.one.example", "mx.one.example"),
+            Exchanger("tcp:2001\\:db8\\:\\:1:25", "mx.one.example", "mx.one.example"),
         ]
     ]
 
@@ -150,6 +165,10 @@ def test_exchangers_come_by_preference_and_equal_ones_by_chance(reverse: bool, l
         ("half.example", ["tcp:192.0.2.10:25"]),
         ("half-shaky.example", ["tcp:192.0.2.10:25"]),
         ("hostile.example", ["tcp:192.0.2.10:25"]),
+        ("also-here.example", ["tcp:192.0.2.10:25"]),
+        ("mx-alias.example", ["tcp:192.0.2.10:25"]),
+        ("mixed.example", ["tcp:192.0.2.44:25"]),
+        ("null-and-more.example", ["tcp:192.0.2.10:25"]),
         ("[192.0.2.7]", ["tcp:192.0.2.7:25"]),
         ("[IPv6:2001:db8::7]", ["tcp:2001\\:db8\\:\\:7:25"]),
         ("flood.example", [f"tcp:198.51.100.{n}:25" for n in range(HOSTS)]),
@@ -173,7 +192,16 @@ def test_the_hosts_that_are_tried(domain: str, endpoints: list[str]) -> None:
         ("us.example", 554, "5.4.6"),
         ("by-address.example", 554, "5.4.6"),
         ("loopback.example", 554, "5.4.6"),
+        ("link-local.example", 554, "5.4.6"),
+        ("nobody.example", 554, "5.4.6"),
+        ("many.example", 554, "5.4.6"),
+        ("here.example", 554, "5.4.6"),
+        ("mx-loop.example", 554, "5.4.6"),
         ("[127.0.0.1]", 554, "5.4.6"),
+        ("[169.254.169.254]", 554, "5.4.6"),
+        ("[203.0.113.5]", 554, "5.4.6"),
+        ("[IPv6:fe80::1]", 554, "5.4.6"),
+        ("[IPv6:::ffff:127.0.0.1]", 554, "5.4.6"),
         ("[192.0.2.99]", 554, "5.4.6"),
         ("[IPv6:::1]", 554, "5.4.6"),
         ("[nonsense", 550, "5.1.2"),
@@ -190,8 +218,19 @@ def test_an_explicit_endpoint_is_taken_without_any_look_up() -> None:
     results: list[Any] = []
     hop = Hop("usc.example", "tcp:127.0.0.1:2600")
     exchange(names=names).exchangers(hop).addCallback(results.append)
-    assert results == [[Exchanger("tcp:127.0.0.1:2600", "usc.example")]]
+    assert results == [[Exchanger("tcp:127.0.0.1:2600", "usc.example", "usc.example")]]
     assert names.asked == []
+
+
+@pytest.mark.parametrize("target", ["tcp:127.0.0.1:25", "tcp:192.0.2.99:25", "unix:/run/other-mta"])
+def test_what_an_operator_names_is_taken_even_if_it_is_this_host(target: str) -> None:
+    assert ask(Hop("usc.example", target)) == [target]
+
+
+def test_the_certificate_has_to_be_for_the_exchanger_or_the_literal() -> None:
+    results: list[Any] = []
+    exchange().exchangers(Hop("[IPv6:2001:db8::7]")).addCallback(results.append)
+    assert [one.tls_name for one in results[0]] == ["2001:db8::7"]
 
 
 def test_a_silent_dns_ends_as_a_transient_failure() -> None:

@@ -295,3 +295,23 @@ def test_a_stranger_hears_the_same_whoever_is_asked_for(text: str) -> None:
 )
 def test_expn(text: str, reply: bytes) -> None:
     assert ROUTING.expand(text, TRUSTED).encode() == reply
+
+
+@pytest.mark.parametrize(
+    ("domain", "tls"),
+    [
+        ("safe.example", "verified"),
+        ("SAFE.example", "verified"),
+        ("a.b.arpa", "required"),
+        ("deep.arpa", "required"),
+        ("x.deep.arpa", "opportunistic"),
+        ("else.example", "none"),
+        ("[192.0.2.1]", "none"),
+    ],
+)
+def test_the_route_says_how_much_tls_a_hop_needs(domain: str, tls: str) -> None:
+    routes = {"Safe.example": "mx", "*.arpa": "tcp:arpa:25", "*.deep.arpa": "tcp:deep:25", "*": "mx"}
+    policies = {"Safe.example": "verified", "*.arpa": "required", "*": "none"}
+    routing = Routing("a", [], DIRECTORY, routes=routes, tls=policies)
+    (destination,) = routing.route(Path("u", domain), Mode.MAIL, TRUSTED).destinations
+    assert isinstance(destination.place, Hop) and destination.place.tls == tls

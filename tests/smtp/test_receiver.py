@@ -6,7 +6,7 @@ import pytest
 
 from mailnode.mail import Mode, Reply, Rights
 from mailnode.smtp import events, replies
-from mailnode.smtp.receiver import COMMAND_LINE, Limits, Receiver, State
+from mailnode.smtp.receiver import Limits, Receiver, State
 
 ALL = Rights(modes=tuple(Mode), relay=True, verify=True, expand=True, turn=True, mechanisms=("PLAIN",))
 HOST = "mit.example"
@@ -159,14 +159,16 @@ def test_commands_in_mail_data_are_data_and_behind_it_commands() -> None:
     assert codes(found) == [354, 250, 250]
 
 
+@pytest.mark.parametrize(("hello", "code"), [(b"EHLO", 550), (b"HELO", 554)])
 @pytest.mark.parametrize(
     "data",
     [b"a\nb\r\n.\r\n", b"a\rb\r\n.\r\n", b"a\n.\nMAIL FROM:<x@y.example>\r\n.\r\n", b"a\r\n.\rQUIT\r\n.\r\n"],
 )
-def test_a_bare_line_end_refuses_the_message_after_its_true_end(data: bytes) -> None:
-    receiver = in_state(State.OPEN)
+def test_a_bare_line_end_refuses_the_message_after_its_true_end(data: bytes, hello: bytes, code: int) -> None:
+    receiver = machine()
+    talk(receiver, OPENINGS[State.OPEN].replace(b"EHLO", hello))
     found = talk(receiver, b"DATA\r\n" + data + b"NOOP\r\n")
-    assert codes(found) == [354, 554, 250]
+    assert codes(found) == [354, code, 250]
     assert count(found, events.AskCustody) == 0
     assert count(found, events.Discarded) == 1
 
@@ -201,11 +203,11 @@ def test_the_refusal_of_bad_mail_data_does_not_depend_on_the_cut(size: int) -> N
 
 def test_a_command_line_over_the_limit_is_refused_and_no_part_of_it_obeyed() -> None:
     receiver = in_state(State.IDLE)
-    for filler in (COMMAND_LINE - 4, COMMAND_LINE * 3):
+    for filler in (Limits().line_length - 4, Limits().line_length * 3):
         octets = b"NOOP" + b"x" * (filler + 1) + b"QUIT\r\nNOOP\r\n"
         assert talk(receiver, octets) == [replies.LINE_TOO_LONG, replies.OK]
         assert [code for o in octets for code in codes(talk(receiver, bytes([o])))] == [500, 250]
-    longest = b"NOOP " + b"x" * (COMMAND_LINE - 5)
+    longest = b"NOOP " + b"x" * (Limits().line_length - 5)
     assert text(talk(receiver, longest + b"\r\n")) == text([replies.OK])
 
 

@@ -11,6 +11,7 @@ from mailnode.smtp.sasl import plain_response
 
 ALL = Rights(modes=tuple(Mode), turn=True, mechanisms=("PLAIN",))
 RESPONSE = plain_response("leaf", "secret")
+CHALLENGE = Reply(334, "")
 ASK = events.AskCredentials(Password("leaf", "secret"))
 
 
@@ -52,14 +53,14 @@ def test_auth_plain_with_an_initial_response() -> None:
 
 def test_auth_plain_in_two_steps() -> None:
     receiver = machine()
-    assert text(say(receiver, b"auth plain\r\n")) == text([replies.AUTH_CHALLENGE])
+    assert text(say(receiver, b"auth plain\r\n")) == text([CHALLENGE])
     assert text(say(receiver, RESPONSE + b"\r\n")) == text([ASK])
     receiver.answer(replies.AUTH_DONE)
     assert text(drain(receiver)) == text([replies.AUTH_DONE])
 
 
 def test_the_challenge_is_an_empty_334() -> None:
-    assert replies.AUTH_CHALLENGE.encode() == b"334 \r\n"
+    assert CHALLENGE.encode() == b"334 \r\n"
 
 
 def test_a_wrong_password_is_535_and_may_be_tried_again() -> None:
@@ -71,23 +72,25 @@ def test_a_wrong_password_is_535_and_may_be_tried_again() -> None:
     assert text(say(receiver, b"AUTH PLAIN " + RESPONSE + b"\r\n")) == text([ASK])
 
 
-def test_wrong_passwords_count_as_errors() -> None:
-    receiver = machine(limits=Limits(errors=2))
-    for _ in range(2):
+@pytest.mark.parametrize("limit", [1, 3])
+def test_the_third_failure_ends_the_channel(limit: int) -> None:
+    receiver = machine(limits=Limits(auth_failures=limit))
+    for _ in range(limit - 1):
         say(receiver, b"AUTH PLAIN " + RESPONSE + b"\r\n")
         receiver.answer(replies.AUTH_FAILED)
-    found = drain(receiver)
-    assert found[0] == replies.AUTH_FAILED
-    assert isinstance(found[1], Reply)
-    assert found[1].code == 421
-    assert type(found[2]) is events.Closed
+        assert text(drain(receiver)) == text([replies.AUTH_FAILED])
+    say(receiver, b"AUTH PLAIN " + RESPONSE + b"\r\n")
+    receiver.answer(replies.AUTH_FAILED)
+    refusal = replies.unavailable("hub.example", "Too many failed authentications")
+    assert text(drain(receiver)) == text([replies.AUTH_FAILED, refusal, events.Closed()])
+    assert Limits().auth_failures == 3
 
 
 def test_an_exchange_can_be_cancelled() -> None:
     receiver = machine()
     assert text(say(receiver, b"AUTH PLAIN\r\n*\r\nNOOP\r\n")) == text(
         [
-            replies.AUTH_CHALLENGE,
+            CHALLENGE,
             replies.AUTH_CANCELLED,
             replies.OK,
         ]
@@ -99,7 +102,7 @@ def test_a_malformed_response_is_501_and_asks_nobody(line: bytes) -> None:
     receiver = machine()
     assert text(say(receiver, b"AUTH PLAIN\r\n" + line + b"\r\nNOOP\r\n")) == text(
         [
-            replies.AUTH_CHALLENGE,
+            CHALLENGE,
             replies.AUTH_SYNTAX,
             replies.OK,
         ]
@@ -120,7 +123,7 @@ def test_a_response_may_be_longer_than_a_command_but_has_a_limit() -> None:
     receiver.answer(replies.AUTH_FAILED)
     drain(receiver)
     over = say(receiver, b"AUTH PLAIN\r\n" + b"A" * (AUTH_LINE + 1) + b"\r\nNOOP\r\n")
-    assert text(over) == text([replies.AUTH_CHALLENGE, replies.LINE_TOO_LONG, replies.OK])
+    assert text(over) == text([CHALLENGE, replies.LINE_TOO_LONG, replies.OK])
 
 
 def test_auth_twice_and_an_unknown_mechanism_are_refused() -> None:

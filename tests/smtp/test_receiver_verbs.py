@@ -8,7 +8,9 @@ from mailnode.mail import Mode, Path, Reply, Rights
 from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import VERBS, Limits, Receiver, State
 
-ALL = Rights(modes=tuple(Mode), relay=True, verify=True, expand=True, turn=True, mechanisms=("PLAIN",))
+ALL = Rights(
+    tuple(Mode), relay=True, verify=True, expand=True, turn=True, atrn=True, etrn=True, mechanisms=("PLAIN",)
+)
 HOST = "mit.example"
 
 ANSWERS: dict[type, Reply] = {
@@ -20,11 +22,12 @@ ANSWERS: dict[type, Reply] = {
     events.AskExpand: Reply(250, ("<jones@mit.example>", "<brown@mit.example>")),
     events.AskCredentials: replies.AUTH_DONE,
     events.AskTurn: Reply(250, "OK"),
+    events.AskStart: Reply(252, "OK, pending messages for node leaf.example started"),
 }
 
 
-def machine(rights: Rights = ALL, limits: Limits | None = None) -> Receiver:
-    return Receiver(HOST, rights, limits, greet=False)
+def machine(rights: Rights = ALL, limits: Limits | None = None, lmtp: bool = False) -> Receiver:
+    return Receiver(HOST, rights, limits, greet=False, starttls=rights is ALL, lmtp=lmtp)
 
 
 def talk(
@@ -61,12 +64,14 @@ OPENINGS = {
 COMMANDS = {
     "HELO": "HELO usc.example",
     "EHLO": "EHLO usc.example",
+    "LHLO": "LHLO usc.example",
     "MAIL": "MAIL FROM:<smith@usc.example>",
     "SEND": "SEND FROM:<smith@usc.example>",
     "SOML": "SOML FROM:<smith@usc.example>",
     "SAML": "SAML FROM:<smith@usc.example>",
     "RCPT": "RCPT TO:<brown@mit.example>",
     "DATA": "DATA",
+    "BDAT": "BDAT 0 LAST",
     "RSET": "RSET",
     "VRFY": "VRFY smith",
     "EXPN": "EXPN staff",
@@ -74,21 +79,28 @@ COMMANDS = {
     "NOOP": "NOOP",
     "QUIT": "QUIT",
     "AUTH": "AUTH PLAIN",
+    "STARTTLS": "STARTTLS",
     "TURN": "TURN",
+    "ATRN": "ATRN leaf.example",
+    "ETRN": "ETRN leaf.example",
+    "XWAIT": "XWAIT 60",
 }
 
 _MODE = {250, 552, 451, 452, 500, 501, 502, 503}
 # The command-reply table of RFC 821 4.3, with EXPN and RCPT as RFC 821 4.2.1 and RFC 1123 5.2.3 widen
-# them; AUTH: RFC 4954 4. What `421` may answer is any command.
+# them; AUTH: RFC 4954 4; BDAT: RFC 3030 2, and 501 where its chunk cannot be found; STARTTLS: RFC 3207 4;
+# ATRN: RFC 2645 5.2; ETRN: RFC 1985 5. What `421` may answer is any command.
 TABLE = {
     "HELO": {250, 500, 501, 504},
     "EHLO": {250, 500, 501, 504},
+    "LHLO": {250, 500, 501, 504},
     "MAIL": {250, 552, 451, 452, 500, 501, 503},
     "SEND": _MODE,
     "SOML": _MODE,
     "SAML": _MODE,
     "RCPT": {250, 251, 550, 551, 552, 553, 450, 451, 452, 500, 501, 503},
     "DATA": {354, 451, 554, 500, 501, 503},
+    "BDAT": {250, 451, 452, 500, 501, 503, 552, 554},
     "RSET": {250, 500, 501, 504},
     "VRFY": {250, 251, 252, 550, 551, 553, 500, 501, 502, 504},
     "EXPN": {250, 550, 500, 501, 502, 504},
@@ -97,12 +109,16 @@ TABLE = {
     "QUIT": {221, 500},
     "TURN": {250, 502, 500, 503},
     "AUTH": {235, 334, 535, 500, 501, 502, 503, 504},
+    "STARTTLS": {220, 454, 500, 501, 502, 503},
+    "ATRN": {250, 450, 451, 453, 500, 501, 502, 503, 530},
+    "ETRN": {250, 251, 252, 253, 458, 459, 500, 501, 502, 503},
+    "XWAIT": {250, 500, 501, 502, 503},
 }
 
 
-def in_state(state: State, rights: Rights = ALL) -> Receiver:
-    receiver = machine(rights)
-    talk(receiver, OPENINGS[state])
+def in_state(state: State, rights: Rights = ALL, lmtp: bool = False) -> Receiver:
+    receiver = machine(rights, lmtp=lmtp)
+    talk(receiver, OPENINGS[state].replace(b"EHLO", b"LHLO" if lmtp else b"EHLO"))
     assert receiver.state is state
     return receiver
 
@@ -111,6 +127,7 @@ def test_the_table_knows_every_verb() -> None:
     assert set(TABLE) == set(VERBS) == set(COMMANDS)
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("rights", [ALL, Rights()], ids=["all rights", "no rights"])
 @pytest.mark.parametrize("state", OPENINGS)
 @pytest.mark.parametrize("verb", COMMANDS)
@@ -118,30 +135,35 @@ def test_the_table_knows_every_verb() -> None:
     "shape", ["{}", "{} and more", "{} ", "{}\0", "{}\xff", " {}", "{:.4}", "{:.3}", "{:.4} <"]
 )
 def test_every_verb_in_every_state_gives_exactly_one_reply_of_the_table(
-    verb: str, state: State, shape: str, rights: Rights
+    verb: str, state: State, shape: str, rights: Rights, lmtp: bool
 ) -> None:
-    receiver = in_state(state, rights)
+    receiver = in_state(state, rights, lmtp)
     line = shape.format(COMMANDS[verb]).encode("latin-1")
     (code,) = codes(talk(receiver, line + b"\r\n"))
     assert code in TABLE[verb]
 
 
 OUT_OF_ORDER = {
-    State.NEW: {"MAIL", "SEND", "SOML", "SAML", "RCPT", "DATA", "AUTH", "TURN"},
-    State.IDLE: {"RCPT", "DATA"},
-    State.OPEN: {"MAIL", "SEND", "SOML", "SAML", "AUTH", "TURN"},
-}
+    State.NEW: {"MAIL", "SEND", "SOML", "SAML", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS",
+                "TURN", "ATRN", "ETRN", "XWAIT"},
+    State.IDLE: {"RCPT", "DATA", "BDAT"},
+    State.OPEN: {"MAIL", "SEND", "SOML", "SAML", "AUTH", "STARTTLS", "TURN", "ATRN", "ETRN", "XWAIT"},
+}  # fmt: skip
 
 
+@pytest.mark.parametrize("lmtp", [False, True], ids=["smtp", "lmtp"])
 @pytest.mark.parametrize("state", OPENINGS)
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State) -> None:
-    receiver = in_state(state)
+def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State, lmtp: bool) -> None:
+    receiver = in_state(state, lmtp=lmtp)
     transaction = receiver.transaction
     found = talk(receiver, COMMANDS[verb].encode() + b"\r\n")
     if verb in OUT_OF_ORDER[state]:
         assert codes(found) == [503]
         assert len(found) == 1
+        assert (receiver.state, receiver.transaction) == (state, transaction)
+    elif verb in ({"HELO", "EHLO"} if lmtp else {"LHLO"}):  # RFC 2033 4.1
+        assert codes(found) == [500]
         assert (receiver.state, receiver.transaction) == (state, transaction)
     else:
         assert codes(found)[0] < 400
@@ -157,12 +179,15 @@ def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State) -> None
         (b"MAIL\0FROM:<smith@usc.example>", 500),
         (b"MAIL\tFROM:<smith@usc.example>", 500),
         (b"MAIL FROM:<sm\0ith@usc.example>", 500),
-        (b"MAIL FROM:<sm\xc3\xadth@usc.example>", 500),
+        (b"MAIL FROM:<sm\xc3\xadth@usc.example>", 553),
+        (b"MAIL FROM:<sm\xedth@usc.example>", 500),
+        (b"NOOP sm\xc3\xadth", 500),
         (b"\xff\xf4\xff\xfd\x06", 500),
         (b"N\xd6\xd6P", 500),
         (b"NOOP\nMAIL FROM:<smith@usc.example>", 500),
         (b"NOOP\rNOOP", 500),
-        (b"STARTTLS", 500),
+        (b"STARTTLS", 220),
+        (b"STARTTLS now", 501),
         (b"GET / HTTP/1.1", 500),
         (b"A" * 60, 500),
         (b"MAIL", 501),
@@ -176,10 +201,14 @@ def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State) -> None
         (b"MAIL FROM:<smith@usc.example> XYZZY=1", 501),
         (b"MAIL FROM:<smith@usc.example> SIZE=", 501),
         (b"MAIL FROM:<smith@usc.example> SIZE=-1", 501),
+        ("MAIL FROM:<smith@usc.example> SIZE=\u00b2".encode(), 501),
+        ("MAIL FROM:<smith@usc.example> SIZE=\u0663".encode(), 501),
+        ("MAIL FROM:<smith@usc.example> BODY=8B\u0131TMIME".encode(), 501),
         (b"MAIL FROM:<smith@usc.example> SIZE=1 SIZE=1", 501),
         (b"MAIL FROM:<smith@usc.example> SIZE=" + b"9" * 21, 501),
         (b"MAIL FROM:<smith@usc.example> BODY=9BITMIME", 501),
         (b"MAIL FROM:<smith@usc.example> BODY", 501),
+        (b"MAIL FROM:<smith@usc.example> SMTPUTF8=1", 501),
         (b"MAIL FROM:<smith@usc.example> AUTH", 501),
         (b"MAIL FROM:<smith@usc.example> SIZE=" + b"9" * 20, 552),
         (b"MAIL FROM:<smith@usc.example>", 250),
@@ -189,6 +218,7 @@ def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State) -> None
         (b"MAIL FROM:<@a.example,@b.example:smith@usc.example>", 250),
         (b"MAIL FROM:<smith@usc.example> size=100 body=8bitmime", 250),
         (b"MAIL FROM:<smith@usc.example> BODY=7BIT AUTH=<>", 250),
+        (b"MAIL FROM:<smith@usc.example> BODY=BINARYMIME SMTPUTF8 RET=HDRS ENVID=x", 250),
         (b"RSET now", 501),
         (b"VRFY", 501),
         (b"EXPN", 501),
@@ -204,6 +234,8 @@ def test_wrong_order_is_503_and_changes_nothing(verb: str, state: State) -> None
         (b"HELP mail", 214),
         (b"HELP TURN", 214),
         (b"HELP XYZZY", 504),
+        (b"HELP LHLO", 504),
+        (b"HELP STARTTLS", 214),
         (b"AUTH CRAM-MD5", 504),
         (b"QUIT", 221),
         (b"QUIT now", 221),
@@ -223,7 +255,10 @@ def test_a_line_between_transactions_gets_its_code(line: bytes, code: int) -> No
         (b"RCPT TO:<>", 501),
         (b"RCPT TO:jones@mit.example", 501),
         (b"RCPT FROM:<jones@mit.example>", 501),
-        (b"RCPT TO:<jones@mit.example> NOTIFY=NEVER", 501),
+        (b"RCPT TO:<jones@mit.example> NOTIFY=NEVER", 250),
+        (b"RCPT TO:<jones@mit.example> NOTIFY=SOON", 501),
+        (b"RCPT TO:<jones@mit.example> SIZE=1", 501),
+        (b"RCPT TO:<j\xc3\xb3nes@mit.example>", 553),
         (b"RCPT TO:<jones>", 501),
         (b'RCPT TO:<"' + b" " * 64 + b'"@' + b"a23456789." * 20 + b"example>", 501),  # RFC 821 4.5.3
         (b"rcpt to:<jones@mit.example>", 250),
@@ -267,16 +302,18 @@ def test_a_question_carries_what_was_said() -> None:
 
 
 def test_ehlo_names_what_this_client_may_use_and_no_more() -> None:
-    (reply,) = talk(machine(ALL, Limits(message_size=1000)), b"EHLO usc.example\r\n")
-    assert reply == Reply(
-        250,
-        (HOST, "PIPELINING", "SIZE 1000", "8BITMIME", "ENHANCEDSTATUSCODES", "SEND", "SOML", "SAML",
-         "AUTH PLAIN", "TURN", "EXPN", "HELP"),
-    )  # fmt: skip
-    (reply,) = talk(machine(Rights(), Limits(message_size=1000)), b"EHLO usc.example\r\n")
-    assert reply == Reply(
-        250, (HOST, "PIPELINING", "SIZE 1000", "8BITMIME", "ENHANCEDSTATUSCODES", "EXPN", "HELP")
-    )
+    everybody = (HOST, "PIPELINING", "SIZE 1000", "8BITMIME", "ENHANCEDSTATUSCODES", "SMTPUTF8", "CHUNKING",
+                 "BINARYMIME", "DSN", "LIMITS RCPTMAX=7")  # fmt: skip
+    limits = Limits(message_size=1000, recipients=7)
+    for lmtp, hello in ((False, b"EHLO"), (True, b"LHLO")):
+        (reply,) = talk(machine(ALL, limits, lmtp), hello + b" usc.example\r\n")
+        assert reply == Reply(
+            250,
+            (*everybody, "SEND", "SOML", "SAML", "STARTTLS", "AUTH PLAIN", "TURN", "XWAIT 1 3600",
+             "ATRN", "ETRN", "EXPN", "HELP"),
+        )  # fmt: skip
+        (reply,) = talk(machine(Rights(), limits, lmtp), hello + b" usc.example\r\n")
+        assert reply == Reply(250, (*everybody, "EXPN", "HELP"))
 
 
 def test_helo_is_answered_by_one_line() -> None:
@@ -292,16 +329,20 @@ def test_helo_is_remembered_as_it_was_said_and_ehlo_as_extended() -> None:
 
 
 def test_help_lists_the_verbs_that_this_client_may_use() -> None:
-    (everything,) = talk(machine(ALL), b"HELP\r\n")
-    assert isinstance(everything, Reply)
-    assert set(" ".join(everything.lines[1:-1]).split()) == set(VERBS)
+    for lmtp, others in ((False, {"LHLO"}), (True, {"HELO", "EHLO"})):
+        (everything,) = talk(machine(ALL, lmtp=lmtp), b"HELP\r\n")
+        assert isinstance(everything, Reply)
+        assert set(" ".join(everything.lines[1:-1]).split()) == set(VERBS) - others
     (little,) = talk(machine(Rights()), b"HELP\r\n")
     assert isinstance(little, Reply)
-    assert set(VERBS) - set(" ".join(little.lines[1:-1]).split()) == {"SEND", "SOML", "SAML", "TURN", "AUTH"}
+    assert set(VERBS) - set(" ".join(little.lines[1:-1]).split()) == {*MAY_NOT, "LHLO"}
     assert codes(talk(machine(Rights()), b"HELP SEND\r\nHELP TURN\r\nHELP AUTH\r\n")) == [504, 504, 504]
 
 
-@pytest.mark.parametrize("verb", ["SEND", "SOML", "SAML", "TURN", "AUTH"])
+MAY_NOT = ["SEND", "SOML", "SAML", "TURN", "AUTH", "STARTTLS", "ATRN", "ETRN", "XWAIT"]
+
+
+@pytest.mark.parametrize("verb", MAY_NOT)
 def test_what_a_client_may_not_use_is_502(verb: str) -> None:
     receiver = in_state(State.IDLE, Rights())
     assert codes(talk(receiver, COMMANDS[verb].encode() + b"\r\n")) == [502]

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient, Reply
+from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient, Reply, Terms
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.script import Peer, Plan
@@ -21,7 +21,7 @@ PIPELINING_HOST = "250-mit.example\r\n250 PIPELINING"
 def letter(
     *recipients: Recipient, mode: Mode = Mode.MAIL, data: bytes = b"Hi\r\n", eight: bool = False
 ) -> Letter:
-    return Letter(mode, SMITH, recipients or (JONES,), Body.of(data), eight)
+    return Letter(mode, SMITH, recipients or (JONES,), Body.of(data), Terms(eight))
 
 
 class Dialogue:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mailnode.mail import Body, Letter, Mode, Path, Recipient, Reply
@@ -23,7 +25,8 @@ LETTER = Letter(
     Mode.MAIL, Path("smith", "usc.example"), (Recipient(Path("jones", "mit.example")),), Body.of(b"Hi\r\n")
 )
 PLAN = Plan("usc.example")
-AUTH_PLAN = Plan("leaf.example", name="leaf", secret="secret")
+AUTH_PLAN = Plan("leaf.example", name="leaf", secret="secret", private=True)
+OPEN_PLAN = replace(AUTH_PLAN, private=False)
 DIALOGUE = ["220 ready", "250 mit.example", "250 OK", "250 OK", "354 go", "250 OK", "221 bye"]
 
 
@@ -210,7 +213,7 @@ def test_auth_plain_is_said_before_any_letter() -> None:
     assert isinstance(hear(sender, "235 welcome\r\n", LETTER)[0], events.LetterWanted)
 
 
-@pytest.mark.parametrize("reply", ["535 no", "454 not now", "334 ", "250 hm"])
+@pytest.mark.parametrize("reply", ["535 no", "454 not now", "250 hm"])
 def test_a_refused_auth_ends_the_channel_with_quit(reply: str) -> None:
     sender = Sender(AUTH_PLAN)
     hear(sender, "220 ready\r\n")
@@ -219,13 +222,79 @@ def test_a_refused_auth_ends_the_channel_with_quit(reply: str) -> None:
     assert ended(hear(sender, "221 bye\r\n")).ending is Ending.REFUSED
 
 
-@pytest.mark.parametrize("hello", ["250 hub.example\r\n", "250-hub.example\r\n250 AUTH CRAM-MD5\r\n"])
-def test_without_auth_plain_no_secret_is_sent(hello: str) -> None:
+@pytest.mark.parametrize("challenge", ["334 ", "334 =", "334 !!!", "334 AGEAYg=="])
+def test_a_challenge_behind_the_whole_response_is_cancelled_and_the_channel_ends(challenge: str) -> None:
     sender = Sender(AUTH_PLAN)
     hear(sender, "220 ready\r\n")
-    assert words(hear(sender, hello)) == b"QUIT\r\n"
+    hear(sender, AUTH_HOST)
+    assert words(hear(sender, challenge + "\r\n")) == b"*\r\n"
+    assert words(hear(sender, "501 cancelled\r\n")) == b"QUIT\r\n"
     end = ended(hear(sender, "221 bye\r\n"))
     assert (end.ending, end.reply.code) == (Ending.REFUSED, 504)
+
+
+@pytest.mark.parametrize(
+    ("plan", "hello"),
+    [
+        (AUTH_PLAN, ""),
+        (AUTH_PLAN, "AUTH GSSAPI EXTERNAL"),
+        (OPEN_PLAN, "AUTH PLAIN LOGIN"),
+        (replace(OPEN_PLAN, certificate=True, name="", secret=""), "AUTH EXTERNAL"),
+    ],
+)
+def test_without_a_mechanism_that_will_do_no_secret_is_sent(plan: Plan, hello: str) -> None:
+    sender = Sender(plan)
+    hear(sender, "220 ready\r\n")
+    assert words(hear(sender, f"250-hub.example\r\n250 {hello}\r\n")) == b"QUIT\r\n"
+    end = ended(hear(sender, "221 bye\r\n"))
+    assert (end.ending, end.reply.code) == (Ending.REFUSED, 504)
+
+
+@pytest.mark.parametrize(
+    ("plan", "hello", "line"),
+    [
+        (
+            AUTH_PLAN,
+            "AUTH LOGIN PLAIN CRAM-MD5 SCRAM-SHA-256",
+            b"AUTH SCRAM-SHA-256 biwsbj1sZWFmLHI9bm9uY2U=\r\n",
+        ),
+        (OPEN_PLAN, "AUTH PLAIN SCRAM-SHA-256", b"AUTH SCRAM-SHA-256 biwsbj1sZWFmLHI9bm9uY2U=\r\n"),
+        (AUTH_PLAN, "AUTH LOGIN CRAM-MD5", b"AUTH LOGIN\r\n"),
+        (OPEN_PLAN, "AUTH PLAIN CRAM-MD5 LOGIN", b"AUTH CRAM-MD5\r\n"),
+        (
+            replace(AUTH_PLAN, certificate=True, name="", secret=""),
+            "AUTH PLAIN EXTERNAL",
+            b"AUTH EXTERNAL =\r\n",
+        ),
+    ],
+)
+def test_the_best_mechanism_is_taken_and_one_that_shows_the_secret_only_in_private(
+    plan: Plan, hello: str, line: bytes
+) -> None:
+    sender = Sender(replace(plan, nonce=lambda: "nonce"))
+    hear(sender, "220 ready\r\n")
+    assert words(hear(sender, f"250-hub.example\r\n250 {hello}\r\n")) == line
+
+
+def test_an_initial_response_that_a_command_line_cannot_hold_answers_the_first_challenge() -> None:
+    """RFC 4954 4."""
+    for length, at_once in ((250, True), (500, False)):
+        sender = Sender(replace(AUTH_PLAN, secret="x" * length))
+        response = plain_response("leaf", "x" * length) + b"\r\n"
+        hear(sender, "220 ready\r\n")
+        said = words(hear(sender, AUTH_HOST))
+        assert said == (b"AUTH PLAIN " + response if at_once else b"AUTH PLAIN\r\n")
+        if not at_once:
+            assert words(hear(sender, "334 \r\n")) == response
+        assert isinstance(hear(sender, "235 welcome\r\n", LETTER)[0], events.LetterWanted)
+
+
+def test_a_host_that_challenges_for_ever_is_left() -> None:
+    sender = Sender(replace(AUTH_PLAN, private=False))
+    hear(sender, "220 ready\r\n")
+    hear(sender, "250-hub.example\r\n250 AUTH CRAM-MD5\r\n")
+    said = [words(hear(sender, "334 PDFAaHViPg==\r\n")) for _ in range(3)]
+    assert said[0].startswith(b"bGVhZi") and said[1:] == [b"*\r\n", b"QUIT\r\n"]
 
 
 def test_the_secret_is_not_shown() -> None:
@@ -236,7 +305,7 @@ def test_the_secret_is_not_shown() -> None:
 # ------------------------------------------------------------------------------ TURN
 
 
-TURN_PLAN = Plan("leaf.example", turn=True)
+TURN_PLAN = Plan("leaf.example", turn="TURN")
 
 
 def test_turn_is_said_when_the_letters_are_given() -> None:

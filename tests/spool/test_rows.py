@@ -49,9 +49,19 @@ def test_a_torn_list_is_noticed(text: str) -> None:
         unpack(text)
 
 
+notifies = st.sampled_from(
+    [(), ("NEVER",), ("SUCCESS",), ("FAILURE", "DELAY"), ("DELAY", "SUCCESS", "FAILURE")]
+)
+terms = st.builds(
+    Terms, st.booleans(), st.booleans(), st.booleans(), st.sampled_from(["", "FULL", "HDRS"]), anything
+)
+
+
 @given(
     st.builds(
-        Recipient, paths, modes, st.integers(0, 9), st.integers(0, 99), st.none() | paths, st.none() | paths
+        Recipient,
+        *(paths, modes, st.integers(0, 9), st.integers(0, 99), st.none() | paths, st.none() | paths),
+        *(notifies, anything),
     )
 )
 def test_a_recipient_comes_back_whole(recipient: Recipient) -> None:
@@ -59,16 +69,14 @@ def test_a_recipient_comes_back_whole(recipient: Recipient) -> None:
     assert read_recipient(row) == recipient
 
 
-@given(modes, paths, st.booleans(), st.sampled_from(Origin), st.binary(max_size=20))
+@given(modes, paths, terms, st.sampled_from(Origin), st.binary(max_size=20))
 def test_a_message_comes_back_whole(
-    mode: Mode, path: Path, eight_bit: bool, origin: Origin, data: bytes
+    mode: Mode, path: Path, terms: Terms, origin: Origin, data: bytes
 ) -> None:
-    row = through_sqlite(
-        message_row(7, Envelope(mode, path, (), Terms(eight_bit), origin), Body.of(data), 2.5)
-    )
-    header = read_header(row)
-    assert header == (7, mode, path, eight_bit, origin, len(data), 2.5, False, "")
-    assert read_body(header, row[11], "") == Body.of(data)
+    row = through_sqlite(message_row(7, Envelope(mode, path, (), terms, origin), Body.of(data), 2.5))
+    header = read_header(row[:-1])
+    assert header == (7, mode, path, terms, origin, len(data), 2.5, False, "")
+    assert read_body(header, row[-1], "") == Body.of(data)
 
 
 def changed(row: tuple[object, ...], place: int, value: object) -> tuple[object, ...]:
@@ -77,25 +85,27 @@ def changed(row: tuple[object, ...], place: int, value: object) -> tuple[object,
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(1, "TELL"), (2, None), (2, 5), (2, b"\xff"), (4, "torn"), (5, 2), (6, 9), (7, "x"), (8, None),
-     (9, "yes"), (10, "../../etc/passwd"), (10, "0000000000008")],
+    [(1, "TELL"), (2, None), (2, 5), (2, b"\xff"), (4, "torn"), (5, 2), (6, 2), (7, None), (8, "ALL"),
+     (8, None), (9, 5), (9, b"\xff"), (10, 9), (11, "x"), (12, None), (13, "yes"),
+     (14, "../../etc/passwd"), (14, "0000000000008")],
 )  # fmt: skip
 def test_a_message_row_that_holds_something_else_is_corrupt(place: int, value: object) -> None:
     row = message_row(7, Envelope(Mode.MAIL, Path("a", "b"), ()), Body(9, None, "file"), 2.5)
     with pytest.raises(CorruptRowError):
-        read_header(changed(row, place, value))
+        read_header(changed(row, place, value)[:-1])
 
 
 def test_a_body_of_another_length_than_was_written_down_is_torn() -> None:
     row = message_row(7, Envelope(Mode.MAIL, Path("a", "b"), ()), Body(9, b"123"), 2.5)
     with pytest.raises(CorruptRowError):
-        read_body(read_header(row), row[11], "")
+        read_body(read_header(row[:-1]), row[-1], "")
 
 
 @pytest.mark.parametrize(
     ("place", "value"),
-    [(1, "x"), (2, None), (3, "\udcff"), (4, "torn"), (6, "TELL"), (8, "x"), (11, "one,"), (12, 3)],
-)
+    [(1, "x"), (2, None), (3, "\udcff"), (4, "torn"), (6, "TELL"), (8, "x"), (11, "one,"), (12, 3),
+     (15, "ALWAYS"), (15, "NEVER,DELAY"), (15, None), (15, 1), (16, None), (16, b"\xff")],
+)  # fmt: skip
 def test_a_recipient_row_that_holds_something_else_is_corrupt_and_shows_as_bad(
     place: int, value: object
 ) -> None:

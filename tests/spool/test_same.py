@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from mailnode.interfaces import Selection, Settlement
-from mailnode.mail import Entry, Envelope, Mode, Outcome, Path, Recipient, Reply, Result
+from mailnode.mail import Entry, Envelope, Mode, Outcome, Path, Recipient, Reply, Result, Terms
 from mailnode.spool.memory import MemorySpool
 from mailnode.spool.sqlite import SqliteSpool
 
@@ -23,7 +23,11 @@ paths = st.builds(
     Path, st.sampled_from(["jones", "green"]) | texts, hosts, st.sampled_from([(), ("C.example", "d,")])
 )
 modes = st.sampled_from(Mode)
-recipients = st.builds(Recipient, paths, modes, original=st.none() | paths)
+notifies = st.sampled_from([(), ("NEVER",), ("SUCCESS", "FAILURE")])
+recipients = st.builds(
+    Recipient, paths, modes, original=st.none() | paths, notify=notifies, orcpt=st.just("") | texts
+)
+terms = st.builds(Terms, *[st.booleans()] * 3, st.sampled_from(["", "FULL", "HDRS"]), texts)
 plain = st.builds(Result, st.sampled_from(Outcome), st.builds(Reply, st.just(450), texts))
 results = st.builds(
     Result,
@@ -73,9 +77,15 @@ class Both(RuleBasedStateMachine):
         assert one == other
         return one
 
-    @rule(mode=modes, path=paths, them=st.lists(recipients, min_size=1, max_size=3), lease=st.booleans())
-    def accept(self, mode: Mode, path: Path, them: list[Recipient], lease: bool) -> None:
-        id, envelope, entries = self.memory.new_id(), Envelope(mode, path, tuple(them)), []
+    @rule(
+        mode=modes,
+        path=paths,
+        them=st.lists(recipients, min_size=1, max_size=3),
+        terms=terms,
+        lease=st.booleans(),
+    )
+    def accept(self, mode: Mode, path: Path, them: list[Recipient], terms: Terms, lease: bool) -> None:
+        id, envelope, entries = self.memory.new_id(), Envelope(mode, path, tuple(them), terms), []
         for spool in (self.memory, self.sqlite):
             draft = spool.draft()
             draft.write(b"Hi\r\n")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from zope.interface.verify import verifyObject
 
 from mailnode.interfaces import ISpool, ISpoolDraft, Selection, Settlement
-from mailnode.mail import Entry, Envelope, Mode, Origin, Outcome, Path, Recipient, Reply, Result
+from mailnode.mail import Entry, Envelope, Mode, Origin, Outcome, Path, Recipient, Reply, Result, Terms
 from mailnode.spool.errors import SpoolError
 
 ALL = Selection()
@@ -43,9 +44,11 @@ def test_it_is_the_door_that_the_interface_describes(spool: Any) -> None:
 def test_an_accepted_message_comes_out_as_it_went_in(spool: Any, desk: Any, body: bytes, lease: bool) -> None:
     path = Path("a b", "Usc.Example", ("X.example",))
     recipient = Recipient(
-        Path("jones"), Mode.SOML, original=Path("staff"), sender=Path("owner", "mit.example")
+        *(Path("jones"), Mode.SOML, 0, 0, Path("staff"), Path("owner", "mit.example")),
+        *(("SUCCESS", "DELAY"), "rfc822;Staff@mit.example"),
     )
-    envelope = Envelope(Mode.SOML, path, (recipient,), True, Origin.NOTICE)
+    terms = Terms(True, True, True, "HDRS", "QQ 314+159=ü")
+    envelope = Envelope(Mode.SOML, path, (recipient,), terms, Origin.NOTICE)
     draft, id = spool.draft(), spool.new_id()
     for start in range(0, len(body), 30000):
         draft.write(body[start : start + 30000])
@@ -55,8 +58,10 @@ def test_an_accepted_message_comes_out_as_it_went_in(spool: Any, desk: Any, body
     if not lease:
         assert entry is None
         (entry,) = desk.result(spool.claim(9))
-    numbered = Recipient(recipient.path, Mode.SOML, 1, 0, recipient.original, recipient.sender)
-    assert entry.envelope == Envelope(Mode.SOML, path, (numbered,), True, Origin.NOTICE)
+    assert entry.envelope == replace(envelope, recipients=(replace(recipient, number=1),))
+    (listed,) = desk.result(spool.listing(Selection()))
+    assert listed.terms == terms and listed.recipients[0].notify == ("SUCCESS", "DELAY")
+    assert listed.recipients[0].orcpt == "rfc822;Staff@mit.example"
     assert b"".join(entry.body.chunks()) == body
     assert (entry.id, entry.body.size, entry.warned, entry.recovered) == (id, len(body), False, False)
     assert b"".join(desk.result(spool.body(id)).chunks()) == body

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import termios
 import time
 import tty as modes
 from collections.abc import Iterator
@@ -17,8 +18,10 @@ from mailnode.interfaces import ITerminals, Message, Terminal
 from mailnode.mail import Path
 from mailnode.terminals import tty
 from mailnode.terminals.hosts import HostTerminals
+from mailnode.terminals.logins import NoLogins
 from mailnode.terminals.memory import MemoryTerminals
 from mailnode.terminals.screen import screen_text
+from mailnode.terminals.utmp_file import UtmpFile
 
 MESSAGE = Message(Path("smith", "usc.example"), b"Blah blah blah...\r\n")
 NOW = 1_800_000_000.0
@@ -88,7 +91,7 @@ def uid_of(user: str) -> int | None:
 def terminals(folder: File, *records: bytes, devices: str = "/dev") -> HostTerminals:
     utmp = folder / "utmp"
     utmp.write_bytes(b"".join(records))
-    return HostTerminals(str(utmp), devices, "mit.example", uid_of, lambda: NOW)
+    return HostTerminals(UtmpFile(str(utmp)), devices, "mit.example", uid_of, lambda: NOW)
 
 
 def reached(result: Deferred[int]) -> int:
@@ -97,8 +100,7 @@ def reached(result: Deferred[int]) -> int:
     return count
 
 
-def test_the_doors_are_provided(tmp_path: File) -> None:
-    assert ITerminals.providedBy(terminals(tmp_path))
+def test_the_door_is_provided() -> None:
     assert ITerminals.providedBy(MemoryTerminals())
 
 
@@ -115,10 +117,30 @@ def test_every_accepting_terminal_of_the_user_is_written_to_once(
     assert pty.screen().count(b"EOF") == other.screen().count(b"EOF") == 1
 
 
+def test_each_terminal_gets_lines_of_its_own_width(tmp_path: File, pty: Pty, other: Pty) -> None:
+    message = Message(Path("smith", "usc.example"), b"x" * 100)
+    found = terminals(tmp_path, record(pty.line), record(other.line))
+    for narrow, wide in ((40, 200), (60, 100)):  # as wide as it is now: windows change
+        termios.tcsetwinsize(pty.master, (24, narrow))
+        termios.tcsetwinsize(other.master, (24, wide))
+        assert reached(found.show("jones", message)) == 2
+        assert pty.screen() == screen_text(message, "mit.example", NOW, width=narrow)
+        assert other.screen() == screen_text(message, "mit.example", NOW, width=wide)
+
+
+def test_one_message_is_shown_to_many_and_the_next_is_another(tmp_path: File, pty: Pty) -> None:
+    found = terminals(tmp_path, record(pty.line))
+    for text in (b"one", b"two", b"one"):
+        message = Message(Path("smith", "usc.example"), text)
+        for _ in range(2):
+            assert reached(found.show("jones", message)) == 1
+            assert pty.screen() == screen_text(message, "mit.example", NOW)
+
+
 def test_who_is_logged_in_since_when_and_idle_how_long(tmp_path: File, pty: Pty) -> None:
     os.utime(pty.device, (NOW - 90, NOW))
     found = terminals(tmp_path, record(pty.line))
-    assert found.logged_in() == [Terminal("jones", pty.line, "host", True, 1000.0, 90.0, "host")]
+    assert found.logged_in() == [Terminal("jones", pty.line, "utmp", True, 1000.0, 90.0, "host")]
     assert found.logged_in("brown") == []
     assert found.accepts("jones") and not found.accepts("brown")
 
@@ -129,7 +151,7 @@ def test_mesg_n_is_logged_in_but_not_reached(tmp_path: File, pty: Pty) -> None:
     assert [terminal.accepting for terminal in found.logged_in("jones")] == [False]
     assert not found.accepts("jones")
     assert reached(found.show("jones", MESSAGE)) == 0
-    assert not tty.write("/dev", pty.line, ME, b"x")  # looked at again when it is opened
+    assert not tty.write("/dev", pty.line, ME, lambda _: b"x")  # looked at again when it is opened
     assert pty.screen() == b""
 
 
@@ -153,7 +175,7 @@ def test_the_device_of_another_user_is_a_stale_record(tmp_path: File, pty: Pty) 
     found = terminals(tmp_path, record(pty.line, "brown"))
     assert found.logged_in() == [] and not found.accepts("brown")
     assert reached(found.show("brown", MESSAGE)) == 0
-    assert not tty.write("/dev", pty.line, ME + 1, b"x")
+    assert not tty.write("/dev", pty.line, ME + 1, lambda _: b"x")
     assert pty.screen() == b""
 
 
@@ -169,8 +191,8 @@ def test_a_symlink_is_not_followed(tmp_path: File, pty: Pty) -> None:
     (devices / "pts").symlink_to("/dev/pts")
     found = terminals(tmp_path, record("tty1"), record(pty.line), devices=str(devices))
     assert found.logged_in() == []
-    assert not tty.write(str(devices), "tty1", ME, b"x")
-    assert not tty.write(str(devices), pty.line, ME, b"x")
+    assert not tty.write(str(devices), "tty1", ME, lambda _: b"x")
+    assert not tty.write(str(devices), pty.line, ME, lambda _: b"x")
     assert pty.screen() == b""
 
 
@@ -189,16 +211,23 @@ def test_a_line_that_leads_elsewhere_is_refused(tmp_path: File, pty: Pty, line: 
     line = line.format(pty.device, pty.line)
     assert tty.look("/dev", line, ME) is None
     assert not tty.reachable("/dev", line, ME)
-    assert not tty.write("/dev", line, ME, b"x")
+    assert not tty.write("/dev", line, ME, lambda _: b"x")
     assert terminals(tmp_path, record(line)).logged_in() == [] or line.endswith("\n")
     assert pty.screen() == b""
 
 
 def test_no_utmp_file_means_nobody(tmp_path: File) -> None:
-    for utmp in (str(tmp_path / "missing"), "none", str(tmp_path)):
-        found = HostTerminals(utmp, "/dev", "mit.example", uid_of, lambda: NOW)
+    for logins in (UtmpFile(str(tmp_path / "missing")), UtmpFile(str(tmp_path)), NoLogins()):
+        found = HostTerminals(logins, "/dev", "mit.example", uid_of, lambda: NOW)
         assert found.logged_in() == [] and not found.accepts("jones")
         assert reached(found.show("jones", MESSAGE)) == 0
+
+
+def test_a_line_that_somebody_else_looks_after_is_left_out(tmp_path: File, pty: Pty, other: Pty) -> None:
+    found = terminals(tmp_path, record(pty.line), record(other.line))
+    assert [one.line for one in found.logged_in(None, {pty.line})] == [other.line]
+    assert reached(found.show("jones", MESSAGE, {pty.line})) == 1 and pty.screen() == b""
+    assert not found.accepts("jones", {pty.line, other.line})
 
 
 def test_no_descriptor_is_left_open(tmp_path: File, pty: Pty) -> None:

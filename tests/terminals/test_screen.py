@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from mailnode.interfaces import Message
 from mailnode.mail import NULL_PATH, Path
-from mailnode.terminals.screen import LINES, SIZE, screen_text, visible
+from mailnode.terminals.folding import most_columns
+from mailnode.terminals.likeness import resembles
+from mailnode.terminals.screen import LINES, SIZE, Screens, screen_text, visible
 
 SMITH = Path("smith", "usc.example")
 NOON = time.mktime((2026, 1, 5, 14, 7, 0, 0, 0, -1))
@@ -47,8 +49,20 @@ def test_the_null_sender_is_named() -> None:
 def test_the_sender_goes_through_the_same_filter() -> None:
     hostile = Path("a\x1b]0;title\x07\r\nMessage from root", "b\u202e.example")
     first, *rest = shown(b"x\r\n", hostile, width=200)[3:].split(b"\r\n")
-    assert first.startswith(b' Message from "a^[]0;title^G^M^JMessage\\x20from\\x20root"@b\\xe2\\x80\\xae.')
+    assert first.startswith(b' Message from "a^[]0;title^G^M^JMessage\\x20from\\x20root"@b\\u{202e}.')
     assert rest == [b"x", b"EOF", b""]
+
+
+@pytest.mark.parametrize(("name", "seen"), [
+    ("grüße", "grüße"),
+    ("用户", "用户"),
+    ("שלום", "\\u{5e9}\\u{5dc}\\u{5d5}\\u{5dd}"),  # would turn the rest of the line round
+    ("مثال", "\\u{645}\\u{62b}\\u{627}\\u{644}"),
+    ("a\u00a0b\u3000c", "a\\x20b\\x20\\x20c"),
+])  # fmt: skip
+def test_a_name_in_the_frame_is_one_word_that_runs_as_the_line_does(name: str, seen: str) -> None:
+    row = shown(b"x\r\n", Path("a", f"{name}.example"), width=200).decode().split("\r\n")[1]
+    assert row[1:].startswith(f" Message from a@{seen}.example on mit.example at ")
 
 
 def test_a_long_sender_cannot_begin_a_line_of_the_screen() -> None:
@@ -81,6 +95,16 @@ def test_a_message_of_which_we_hold_the_head_only_is_cut() -> None:
     assert octets.endswith(b"hello\r\n[The rest of the message was cut.]\r\nEOF\r\n")
 
 
+def test_a_terminal_that_does_not_say_is_80_columns_wide() -> None:
+    assert shown(b"x" * 200, width=0) == shown(b"x" * 200, width=80)
+
+
+def test_a_message_is_made_once_for_each_width() -> None:
+    screens = Screens(Message(SMITH, b"x" * 50), "mit.example", NOON)
+    assert screens.at(80) is screens.at(80)
+    assert screens.at(40) == shown(b"x" * 50, width=40) != screens.at(80)
+
+
 def test_a_long_line_is_folded_by_us_at_a_space() -> None:
     rows = text(b"word " * 40 + b"\r\n").split("\r\n")
     assert [len(row) for row in rows] == [75, 75, 49, 0]
@@ -99,20 +123,20 @@ HOSTILE = [
     ("\x1b]0;title\x1b\\", "^[]0;title^[\\"),
     ('\x1bP$q"p\x1b\\', '^[P$q"p^[\\'),
     ("\x1b[21t\x1b[6n\x1b[c", "^[[21t^[[6n^[[c"),
-    ("\x9b31m", "\\xc2\\x9b31m"),  # C1 as UTF-8
-    ("\x85", "\\xc2\\x85"),
+    ("\x9b31m", "\\u{9b}31m"),  # C1 as UTF-8
+    ("\x85", "\\u{85}"),
     ("safe\rEVIL", "safe^MEVIL"),
     ("abc\b\b\bxyz", "abc^H^H^Hxyz"),
     ("\x0e\x0f\x0b\x0c\x00\x7f", "^N^O^K^L^@^?"),
-    ("\u202egnp.exe", "\\xe2\\x80\\xaegnp.exe"),  # bidi
-    ("\u2066\u2069\u061c\u200f", "\\xe2\\x81\\xa6\\xe2\\x81\\xa9\\xd8\\x9c\\xe2\\x80\\x8f"),
+    ("\u202egnp.exe", "\\u{202e}gnp.exe"),  # bidi
+    ("\u2066\u2069\u061c\u200f", "\\u{2066}\\u{2069}\\u{61c}\\u{200f}"),
     ("a\u200bb\u200cc\u200dd\ufeffe\u2060f", None),  # zero width
     ("\U000e0041\U000e007f", None),  # tags
     ("\u2028\u2029", None),
     ("\u3164\u115f\u1160\uffa0\u034f\u17b4\U000e0100", None),  # printable to Python, not to the eye
     ("\ue000\uf8ff\ufff9\ufffb", None),
     ("e" + "\u0301" * 50, None),
-    ("\u0301at the start", "\\xcc\\x81at the start"),
+    ("\u0301at the start", "\\u{301}at the start"),
 ]
 
 
@@ -131,7 +155,23 @@ def test_invisible_characters_never_pass(char: str) -> None:
 
 
 def test_two_combining_marks_on_a_base_pass_and_the_third_does_not() -> None:
-    assert visible("e\u0301\u0302\u0303x\u0301") == "e\u0301\u0302\\xcc\\x83x\u0301"
+    assert visible("e\u0301\u0302\u0303x\u0301") == "e\u0301\u0302\\u{303}x\u0301"
+
+
+@pytest.mark.parametrize(("raw", "seen"), [
+    ("a\u00a0b\u2009c\u202fd\u3000e", "a b c d  e"),  # spaces of other kinds
+    ("❤\ufe0f 1\ufe0f\u20e3 ☎\ufe0e", "❤ 1\u20e3 ☎"),  # text or picture: the sign is the same
+    ("a\ufe0f\ufe0eb\ufe00", "a\\u{fe0f}\\u{fe0e}b\\u{fe00}"),  # more than one is a message for somebody else
+    ("\u1100\u1161\u11a8", "\u1100\u1161\u11a8"),  # one syllable of Hangul
+    ("\u1100" + "\u1161" * 4, "\u1100\u1161\u1161" + "\\u{1161}" * 2),
+    ("\u0915\u094d\u0937\u093f", "\u0915\u094d\u0937\u093f"),  # Devanagari
+    ("\u0915" + "\u093f" * 4, "\u0915\u093f\u093f" + "\\u{93f}" * 2),
+    ("👩\u200d🚀", "👩\\u{200d}🚀"),
+    ("\udc9b\ud800", "\\x9b\\u{d800}"),
+])  # fmt: skip
+def test_what_people_write_is_readable_and_nothing_piles_up(raw: str, seen: str) -> None:
+    assert visible(raw) == seen
+    assert visible(raw, ascii_only=True).isascii()
 
 
 def test_octets_that_are_no_utf8_are_shown_in_hex() -> None:
@@ -143,7 +183,7 @@ def test_utf8_text_is_readable() -> None:
 
 
 def test_an_ascii_terminal_gets_ascii() -> None:
-    assert text("Grüße\r\n".encode(), "ascii") == "Gr\\xc3\\xbc\\xc3\\x9fe\r\n"
+    assert text("Grüße\r\n".encode(), "ascii") == "Gr\\u{fc}\\u{df}e\r\n"
 
 
 def test_tab_becomes_spaces() -> None:
@@ -174,6 +214,18 @@ def test_a_line_that_looks_like_ours_is_indented(line: str) -> None:
 def test_a_frame_behind_a_full_row_is_indented_too() -> None:
     line = b"x" * 79 + b"Message from root@mit.example on mit.example at 14:07 ..."
     assert [row[:16] for row in text(line).split("\r\n")[:2]] == ["x" * 16, "    Message from"]
+
+
+def test_our_note_cannot_be_imitated() -> None:
+    assert text(b"[The rest of the message was cut.]\r\n") == "    [The rest of the message was cut.]\r\n"
+
+
+def test_a_terminal_that_draws_greek_wide_folds_no_frame_line_out_of_a_row() -> None:
+    line = "α" * 40 + "Message from root@mit.example on mit.example at 14:07 ..."
+    rows = text(line.encode()).split("\r\n")[:-1]
+    assert [row for row in rows if sum(map(most_columns, row)) > 79] == []
+    assert "".join(row.strip() for row in rows).replace(" ", "") == line.replace(" ", "")
+    assert text("α".encode() * 79) == "α" * 79 + "\r\n"  # an innocent line is not cut short
 
 
 def test_an_ordinary_line_about_a_message_is_left_alone() -> None:
@@ -327,6 +379,23 @@ def test_only_printable_text_leaves_whatever_comes(
     assert all(row.isprintable() for row in [rows[1][1:], *rows[2:]])
     assert len(octets) <= SIZE + 4 * 300 * 4 and len(rows) < LINES + 160
     assert not any(re.match(r"\W*(EOF\W*$|Message from)", row) for row in rows[2:-2] if row[:4] != "    ")
+
+
+LIKE_OURS = ("Message from", "EOF", "at 14:07 ...", "ＥＯＦ", "\nMеssage from", "α" * 39, "x" * 79)
+LIKENESSES = st.lists(st.one_of(st.sampled_from(LIKE_OURS), st.text(max_size=5)), max_size=30).map("".join)
+
+
+@settings(deadline=None)
+@given(LIKENESSES, st.integers(20, 90))
+def test_wherever_a_terminal_folds_no_row_of_the_sender_begins_as_ours(body: str, width: int) -> None:
+    frame = shown(b"", width=width).decode().split("\r\n")[:-2]
+    rows = shown(body.encode(), width=width).decode().split("\r\n")
+    assert rows[: len(frame)] == frame
+    ours = 3 if rows[-3] == "[The rest of the message was cut.]" else 2
+    for row in rows[len(frame) : -ours]:
+        assert row.startswith("    ") or not resembles(row)
+        if sum(map(most_columns, row)) >= width:  # a terminal might fold it
+            assert not any(resembles(row[start:]) for start in range(4, len(row)))
 
 
 @settings(deadline=None)
