@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?=
 
-.PHONY: help run test lint types coverage crash bench clean
+.PHONY: help run test lint types coverage crash bench crowd fuzz laws bombs clean
 
 help:            ## this list
 	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' $(MAKEFILE_LIST) | sed 's/:[^#]*## /\t/' | expand -t 12
@@ -54,5 +54,23 @@ crash: $(VENV)/installed-test  ## the long form of the kill -9 test: 2,000 messa
 bench: $(VENV)/installed  ## accepted and delivered a second, beside Postfix (as root)
 	@$(BIN)/python bench/accept.py
 
+crowd: $(VENV)/installed  ## 200 slow and 2,000 idle clients: greetings, memory; plain and under TLS
+	@$(BIN)/python bench/crowd.py && $(BIN)/python bench/crowd.py --tls
+
+MINUTES ?= 2
+JOBS ?= 1
+TARGETS ?=
+
+fuzz: $(VENV)/installed-test  ## fuzz every target for MINUTES=2 (JOBS=1 at once; TARGETS=name... for some)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]' \
+		|| echo "atheris cannot be installed here: our own mutator looks alone" >&2
+	@$(BIN)/python -m fuzz.run --seconds $$(($(MINUTES) * 60)) --jobs $(JOBS) $(TARGETS)
+
+laws: $(VENV)/installed-test  ## the channel of two hosts, 100,000 examples (EXAMPLES=n); takes an hour
+	@MAILNODE_LAWS=$(or $(EXAMPLES),100000) $(BIN)/python -m pytest tests/laws/test_channel_machine.py
+
+bombs: $(VENV)/installed-test  ## lines and messages of 1 GiB, 100,000 recipients
+	@MAILNODE_BOMB_MIB=1024 $(BIN)/python -m pytest tests/clients/test_bombs.py
+
 clean:  ## remove what make made
-	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build/fuzz

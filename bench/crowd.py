@@ -145,7 +145,7 @@ class Slow:
         self.channels = [node.call() for _ in range(count)]
         for number, channel in enumerate(self.channels):
             channel.setblocking(False)
-            opening = (OPENING, b"EHLO client.exam", OPENING, b"HELP\r\n" * 20_000)[number % 4]
+            opening = (OPENING, b"EHLO client.exam", OPENING, b"HELP\r\n" * 150)[number % 4]
             with suppress(BlockingIOError):
                 channel.send(opening)
         self._over = threading.Event()

@@ -23,8 +23,8 @@ from mailnode.delivery.settling import Settling
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.intake import Intake
-from mailnode.interfaces import ILetters, IRelay, ISpoolDraft
-from mailnode.mail import Entry, Envelope, Hop, Letter, Path, Reply, Result, Results
+from mailnode.interfaces import ILetters, IRelay
+from mailnode.mail import Entry, Hop, Letter, Outcome, Path, Reply, Result, Results
 from mailnode.peering.held import Peer, Peering
 from mailnode.routing.routes import Routing
 from mailnode.smtp.events import Ended
@@ -64,8 +64,8 @@ class Spool(MemorySpool):
         self.drafts.add(draft)
         return draft
 
-    def accept(self, id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool) -> Deferred[Entry | None]:
-        accepted = super().accept(id, envelope, draft, lease)
+    def accept(self, *arguments: Any, **options: Any) -> Deferred[Entry | None]:
+        accepted = super().accept(*arguments, **options)
         if not self.late:
             return accepted
         told: Deferred[Entry | None] = Deferred()
@@ -198,17 +198,19 @@ class House:
 
     def hear_turned(self, address: str = "192.0.2.7") -> Line:
         """A host that we called, to which the line was turned: it leads now, in the words of the test."""
-        wire = Wire(self.clock, called=address)
-        client = Client()
-        sender = SenderFactory(
-            Plan(self.hostname, turn=True), NoLetters(), self.clock, lambda _: None, doors=self.doors
-        )
-        wire.connect(sender.buildProtocol(wire.caller.getPeer()), client)
-        line = Line(wire, wire.called, client)
+        line = self.answered(Plan(self.hostname, turn="TURN"), Letters(), address, doors=self.doors)
         for words in (b"220 hub\r\n", b"250 hub\r\n"):
             line.say(words)
         line.greeting = line.say(b"250 your turn\r\n")
         return line
+
+    def answered(self, plan: Plan, letters: Letters, address: str = "192.0.2.7", **options: Any) -> Line:
+        """A call from here to a host whose words come from the test."""
+        wire = Wire(self.clock, called=address)
+        server = Client()
+        sender = SenderFactory(plan, letters, self.clock, letters.ended.append, **options)
+        wire.connect(sender.buildProtocol(wire.caller.getPeer()), server)
+        return Line(wire, wire.called, server)
 
     def works(self) -> None:
         """Dispatch does what there is to do now."""
@@ -241,22 +243,27 @@ class Client(Protocol):
 
 
 @implementer(ILetters)
-class NoLetters:
-    """Nothing to give away."""
+class Letters:
+    """Letters of a test, what became of them, and how the conversation ended."""
 
-    def next(self) -> None:
-        return None
+    def __init__(self, *letters: Letter) -> None:
+        self.waiting = list(letters)
+        self.outcomes: list[Outcome] = []
+        self.ended: list[Ended] = []
+
+    def next(self) -> Letter | None:
+        return self.waiting.pop(0) if self.waiting else None
 
     at_hand = next
 
     def settle(self, letter: Letter, results: Results, host: str) -> None:
-        raise AssertionError("nobody has a letter")
+        self.outcomes += [result.outcome for result in results.values()]
 
     def returned(self, letter: Letter) -> None:
-        raise AssertionError("nobody has a letter")
+        self.waiting.insert(0, letter)
 
     def close(self) -> None:
-        """Nothing was taken."""
+        """Nothing is held back."""
 
 
 class Line:
@@ -274,6 +281,7 @@ class Line:
         for at in range(0, len(octets), size):
             self.end.write(octets[at : at + size])
             self.wire.runs()
+        self.wire.runs()
         return self._take()
 
     def codes(self, octets: bytes, size: int = 1 << 20) -> list[int]:

@@ -28,12 +28,14 @@ MAX_LENGTH = 4096
 LINE = 512  # octets, RFC 821 4.5.3
 
 MECHANISMS = ("EXTERNAL", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5")
-ALL = Rights(tuple(Mode), relay=True, verify=True, expand=True, turn=True, mechanisms=MECHANISMS)
+ALL = Rights(
+    tuple(Mode), relay=True, verify=True, expand=True, turn=True, atrn=True, etrn=True, mechanisms=MECHANISMS
+)
 RIGHTS = (
     ALL,
     Rights(),
     Rights(modes=(Mode.MAIL, Mode.SEND), mechanisms=("PLAIN",)),
-    Rights(mechanisms=MECHANISMS, must_authenticate=True),
+    Rights(mechanisms=MECHANISMS, must_authenticate=True, atrn=True, etrn=True),
 )
 LIMITS = (
     Limits(errors=1000, commands=10_000),

@@ -162,14 +162,16 @@ class Wire:
         self.caller = End(self, called, True)
         self.called = End(self, caller, False)
         self.broken = False
+        self.protocols: tuple[Protocol, Protocol]  # of the host that called, and of the other
 
     def connect(self, caller: Protocol, called: Protocol) -> None:
+        self.protocols = (caller, called)
         self.called.connect(called)
         self.caller.connect(caller)
 
-    def waiting(self) -> bool:
-        """Whether octets are on their way to somebody who takes them."""
-        return any(here.out and not there.paused and not there.gone for here, there in self._ways())
+    @property
+    def over(self) -> bool:
+        return self.caller.gone and self.called.gone
 
     def moves(self, upward: bool, size: int) -> bool:
         """At most `size` octets arrive, upward at the host that was called; whether there were any."""

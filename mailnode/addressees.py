@@ -14,6 +14,8 @@ EXPANDED = Reply(250, "Went to the addresses behind the name", "2.1.5")
 class Addressees:
     """Grows with every RCPT that is taken; one that is said twice counts as it was said last."""
 
+    __slots__ = ("_mode", "_rulings", "_terms", "_wishes")
+
     def __init__(self, mode: Mode, terms: Terms) -> None:
         self._mode = mode
         self._terms = terms
@@ -24,7 +26,7 @@ class Addressees:
         self._rulings[path] = ruling
         if notify or orcpt:
             self._wishes[path] = (notify, orcpt)
-        else:
+        elif self._wishes:
             self._wishes.pop(path, None)
 
     @property
@@ -82,7 +84,7 @@ class Addressees:
         return Recipient(where.path, mode, 0, 0, original, where.sender, notify, orcpt)
 
     def _said(self, path: Path) -> Recipient:
-        if path not in self._wishes:
+        if not self._wishes or path not in self._wishes:
             return Recipient(path, self._mode)
         notify, orcpt = self._wishes[path]
         return Recipient(path, self._mode, notify=notify, orcpt=orcpt)

@@ -10,6 +10,7 @@ import json
 import os
 import socket
 import struct
+import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Final
@@ -87,10 +88,8 @@ def _connected(path: str) -> socket.socket:
     channel = socket.socket(socket.AF_UNIX)
     try:
         channel.settimeout(PATIENCE)
-        channel.connect(path)
-        uid = _CREDENTIALS.unpack(
-            channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )[1]
+        _connect(channel, path)
+        uid = _peer_uid(channel)
         if uid not in (0, os.geteuid(), os.stat(os.path.dirname(path)).st_uid):
             raise PermissionError(1, f"uid {uid} listens there, to whom the folder does not belong")
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -100,6 +99,25 @@ def _connected(path: str) -> socket.socket:
         channel.close()
         raise type(error)(error.errno, error.strerror or str(error), path) from None
     return channel
+
+
+def _peer_uid(channel: socket.socket) -> int:
+    """Who listens at the other end, as the system knows it."""
+    octets = channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return int(_CREDENTIALS.unpack(octets)[1])
+
+
+def _connect(channel: socket.socket, path: str) -> None:
+    """Connects, waiting for a place where many connect at once, as after a restart of the node."""
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            channel.connect(path)
+            return
+        except BlockingIOError:  # EAGAIN: the queue of the socket is full (unix(7))
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.05)
 
 
 def attached_terminals(path: str, user: str | None) -> tuple[list[Terminal], int]:

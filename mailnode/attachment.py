@@ -7,15 +7,16 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 from mailnode.attached_client import NodeLine, RefusedNowError, on_screen
 from mailnode.control_client import NoNodeError
 from mailnode.own_terminal import Look, OwnTerminal
 from mailnode.terminals.attaching import VERSION
+from mailnode.terminals.screen import visible
 
-BEAT: Final = 5.0  # seconds between two looks at the terminal
+BEAT: Final = 2.0  # seconds between two looks at the terminal
 KEYS: Final = 30.0  # seconds by which the last key may be older than the node knows
 LATE: Final = 1.0  # seconds after which a text counts as not shown, and is not
 AGAIN: Final = (0.25, 30.0)  # seconds until the node is called again: at first, at most
@@ -67,13 +68,8 @@ class Attachment:
             node = self._attach()
             self._welcome(node.hear())
             while True:
-                with node:
-                    try:
-                        self._serve(node)
-                    except ConnectionError:
-                        pass  # the node went down, or dropped us while we were stopped
-                    except TimeoutError:
-                        pass
+                with node, suppress(OSError):  # it went down, or dropped us while we were stopped
+                    self._serve(node)
                 if self._ended:
                     return
                 self._tell("the node is away; this terminal waits for it")
@@ -122,18 +118,18 @@ class Attachment:
             return node
 
     def _welcome(self, words: Mapping[str, Any]) -> None:
-        user, hostname = str(words.get("attached", "?"))[:64], str(words.get("hostname", "?"))[:255]
-        what = "takes no messages" if self._quiet else "takes messages"
-        self._tell(f"this terminal is {user}'s at {hostname} and {what}; ^C ends that")
+        user, hostname = (visible(str(words.get(name, "?"))[:64], True) for name in ("attached", "hostname"))
+        what = "do not appear" if self._quiet else "appear"
+        self._tell(f"messages to {user} at {hostname} {what} here; ^C ends it")
 
     def _serve(self, node: NodeLine) -> None:
-        """Shows what comes, until the node goes (ConnectionError, TimeoutError) or it is time to end."""
+        """Shows what comes, until the node goes (OSError) or it is time to end."""
         while not self._ended:
             while (words := node.next()) is not None:
                 self._obey(node, words)
+            self._report(node)
             if self._wait(BEAT, node.socket):
                 node.read()
-            self._report(node)
 
     def _obey(self, node: NodeLine, words: Mapping[str, Any]) -> None:
         number = words.get("show")

@@ -11,9 +11,12 @@ from typing import Any, Final, NoReturn
 import click
 
 from mailnode import __version__
+from mailnode.commands.certificate import certificate
 from mailnode.commands.check import check
 from mailnode.commands.dial import dial
+from mailnode.commands.invite import invite
 from mailnode.commands.invocation import CommandError, Invocation, status_of, words_of
+from mailnode.commands.join import join
 from mailnode.commands.mail import VERBS
 from mailnode.commands.output import note
 from mailnode.commands.queue import queue
@@ -116,7 +119,7 @@ def cli(context: click.Context, file: str | None, verbose: bool) -> None:
         click.echo(context.get_help())
 
 
-for command in (check, *VERBS, who, terminal, route, queue, dial, user):
+for command in (check, *VERBS, who, terminal, route, queue, dial, user, invite, join, certificate):
     cli.add_command(command)
 
 

@@ -9,7 +9,7 @@ import os
 import re
 import socket
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import structs
@@ -18,6 +18,9 @@ from mailnode.configuration.aliases import SIZE as ALIASES_SIZE
 from mailnode.configuration.aliases import parse_aliases
 from mailnode.configuration.checks import check, not_yet
 from mailnode.configuration.decoding import ERRORS, Problems, decode_configuration
+from mailnode.configuration.dropins import FOLDERS, DropIn, files_in, format_drop_in, tables_of, with_drop_ins
+from mailnode.configuration.dropins import SIZE as DROP_IN_SIZE
+from mailnode.configuration.dropins import file_of as drop_in_file
 from mailnode.configuration.sections import (
     Configuration,
     Dial,
@@ -46,22 +49,27 @@ __all__ = [
     "Configuration",
     "ConfigurationErrors",
     "Dial",
+    "DropIn",
     "Limits",
     "Listen",
     "Mailboxes",
     "Peer",
     "Relay",
     "Retry",
+    "Route",
     "Terminals",
     "Tls",
     "Users",
+    "drop_in_file",
     "find",
+    "format_drop_in",
     "load",
     "parse",
 ]
 
 DEFAULT_ENDPOINT: Final = ServerEndpoint("tcp:2525:interface=127.0.0.1")
 FILE_SIZE: Final = 8 << 20  # octets
+LINE: Final = 600  # characters of one error
 NO_FILE: Final = ("", "logind", "none")  # values of terminals.utmp that name no file
 
 _toml_place = re.compile(r" \(at (?:line ([0-9]+), column ([0-9]+)|end of document)\)\Z")
@@ -95,25 +103,35 @@ def load(
     environment: Mapping[str, str] | None = None,
     cwd: str | None = None,
     fqdn: Callable[[], str] = socket.getfqdn,
+    certificates: bool = True,
+    more: Sequence[DropIn] = (),
 ) -> Configuration:
     """The configuration of the file that `find` names, or the embedded default if there is none.
 
-    `environment` and `cwd` are those of this process unless given. Raises ConfigurationErrors.
+    `environment` and `cwd` are those of this process unless given. With `certificates` the files in [tls]
+    have to be readable; whoever was root once may have read them then. `more` as in `parse`. Raises
+    ConfigurationErrors.
     """
     cwd = os.getcwd() if cwd is None else cwd
     file = find(path, os.environ if environment is None else environment, cwd)
     if file is None:
-        return parse("", cwd, fqdn)
+        return parse("", cwd, fqdn, more=more)
     text = _read(file, FILE_SIZE)
-    return parse(text, os.path.dirname(os.path.abspath(file)), fqdn, file)
+    return parse(text, os.path.dirname(os.path.abspath(file)), fqdn, file, certificates, more)
 
 
 def parse(
-    text: str, folder: str, fqdn: Callable[[], str] = socket.getfqdn, name: str = "configuration"
+    text: str,
+    folder: str,
+    fqdn: Callable[[], str] = socket.getfqdn,
+    name: str = "configuration",
+    certificates: bool = True,
+    more: Sequence[DropIn] = (),
 ) -> Configuration:
     """The configuration that `text` is, completed and checked; paths in it start at `folder`.
 
-    `name` stands for the text in a syntax error. Raises ConfigurationErrors.
+    `name` stands for the text in a syntax error. `more` is taken for what the files that it names hold or
+    are to hold. Raises ConfigurationErrors.
     """
     try:
         raw = tomllib.loads(text)
@@ -123,14 +141,20 @@ def parse(
         raise ConfigurationErrors([f"{_plain(name)}: nested too deeply"]) from None
     problems: Problems = {}
     raw = _with_aliases_file(raw, folder, problems)
+    data = _data_folder(raw, folder)
+    raw, placed = with_drop_ins(raw, _drop_ins(data, more, problems), os.path.join(data, "passwords"))
     configuration = _complete(decode_configuration(raw, problems), folder, fqdn)
     for key, wrong in not_yet(raw):
         problems.setdefault(key, wrong)
-    check(configuration, problems, lambda file: os.path.isfile(file) and os.access(file, os.R_OK))
+    check(configuration, problems, _is_readable if certificates else lambda file: True)
     if problems:
-        lines = [f"{key}: {wrong}" for key, wrong in problems.items()]
+        lines = [_short(placed(f"{key}: {wrong}")) for key, wrong in problems.items()]
         raise ConfigurationErrors(lines[:ERRORS])
     return configuration
+
+
+def _is_readable(file: str) -> bool:
+    return os.path.isfile(file) and os.access(file, os.R_OK)
 
 
 def _read(file: str, limit: int) -> str:
@@ -157,6 +181,11 @@ def _syntax_error(name: str, text: str, error: tomllib.TOMLDecodeError) -> str:
     else:
         line, column = text.count("\n") + 1, len(text) - (text.rfind("\n") + 1) + 1
     return f"{_plain(name)}:{line}:{column}: {_plain(_toml_place.sub('', message))}"
+
+
+def _short(line: str) -> str:
+    """An error line without the middle of a key that nobody could read anyway."""
+    return line if len(line) <= LINE else f"{line[: LINE * 2 // 3]}...{line[-LINE // 3 :]}"
 
 
 def _plain(text: str) -> str:
@@ -187,6 +216,37 @@ def _with_aliases_file(raw: dict[str, object], folder: str, problems: Problems) 
                 problems[f"aliases.file: {place}"] = what
     here = {name.lower() for name in aliases}
     return {**raw, "aliases": {**{n: e for n, e in entries.items() if n not in here}, **aliases}}
+
+
+def _data_folder(raw: Mapping[str, object], folder: str) -> str:
+    data = raw.get("data")
+    if not isinstance(data, str) or not data or not data.isprintable():
+        data = Configuration().data  # the default; what was written is an error of its own
+    return _absolute(folder, data)
+
+
+def _drop_ins(data: str, more: Sequence[DropIn], problems: Problems) -> list[DropIn]:
+    """What commands wrote into the data folder, and `more` in the place of files of the same name."""
+    found: list[DropIn] = []
+    for kind in FOLDERS:
+        try:
+            files = files_in(data, kind)
+        except OSError as error:
+            problems[_plain(os.path.join(data, FOLDERS[kind]))] = error.strerror or "unreadable"
+            continue
+        new = {drop_in.file: drop_in for drop_in in more if drop_in.kind == kind}
+        for file in files:
+            if file in new:
+                continue
+            try:
+                found += tables_of(tomllib.loads(_read(file, DROP_IN_SIZE)), kind, _plain(file))
+            except ConfigurationErrors as error:
+                place, _, what = error.lines[0].rpartition(": ")
+                problems[place] = what
+            except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+                problems[_plain(file)] = _plain(str(error))
+        found += new.values()
+    return found
 
 
 def _complete(configuration: Configuration, folder: str, fqdn: Callable[[], str]) -> Configuration:

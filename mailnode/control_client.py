@@ -9,11 +9,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
-from mailnode.control import SOCKET
+from mailnode.control import RECEIVER_SOCKET, SOCKET
 
 MAX_ANSWER: Final = 1 << 20  # octets of one line
 PATIENCE: Final = 30.0  # seconds
-RECEIVER_SOCKET: Final = "receiver.sock"  # of a process that only receives
 
 Said = Callable[[str, str], None]  # speaker, text
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 LOOK_EVERY: Final = 0.1  # seconds
@@ -42,7 +43,8 @@ def raise_limit() -> None:
     """Lets this process open as many files as it ever may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        with suppress(OSError, ValueError):  # a sandbox may forbid it: then it is as many as now
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def descriptor_limit() -> int:

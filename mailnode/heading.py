@@ -1,4 +1,4 @@
-"""The header of a message while it arrives in pieces: where it ends, what it holds, what goes on top of it."""
+"""The header of a message while it arrives in pieces: where it ends, what it holds, what goes on top."""
 
 from __future__ import annotations
 
@@ -19,11 +19,16 @@ class Heading:
     gets the empty line it needs. What comes behind a header longer than `limit` octets is thrown away.
     """
 
+    __slots__ = (
+        *("_held", "_lead", "_limit", "_started", "_tail", "_whole"),
+        *("is_ascii", "ours", "passed", "size", "too_long"),
+    )
+
     def __init__(self, lead: Callable[[bytes | None], bytes], limit: int, whole: bool) -> None:
         self._lead = lead
         self._limit = limit
         self._whole = whole
-        self._held = bytearray()  # the beginning, until our fields can go in front of it
+        self._held = b""  # the beginning, until our fields can go in front of it
         self._started = False
         self._tail = b""  # the last octets, in which the empty line may have begun
         self.passed = False  # the header has ended
@@ -39,25 +44,24 @@ class Heading:
         if self._started:
             self._look(piece)
             return b"" if self.too_long else piece
-        seen = max(len(self._held) - len(_END) + 1, 0)  # octets in which no end can begin any more
-        self._held += piece
-        return self._start() if self._can_start(seen) else b""
+        self._held = self._held + piece if self._held else piece
+        return self._start() if self._can_start(len(piece)) else b""
 
     def end(self) -> bytes:
         """There is no more: what is still to be written."""
         return b"" if self._started else self._start()
 
-    def _can_start(self, seen: int) -> bool:
+    def _can_start(self, new: int) -> bool:
+        """Whether it is known what goes in front, now that `new` more octets are held."""
         held = self._held
-        if held.find(_END, seen) >= 0 or len(held) >= CHUNK:
-            return True
         if len(held) < FIRST_LINE and b"\r\n" not in held:
             return False
-        return not (self._whole and begins_with_header(bytes(held[:FIRST_LINE])))
+        if not self._whole or len(held) >= CHUNK or not begins_with_header(held[:FIRST_LINE]):
+            return True
+        return held.find(_END, max(len(held) - new - len(_END) + 1, 0)) >= 0
 
     def _start(self) -> bytes:
-        octets = bytes(self._held)
-        self._held.clear()
+        octets, self._held = self._held, b""
         self._started = True
         if octets.startswith(b"\r\n") or not begins_with_header(octets):
             self.passed = True
@@ -73,14 +77,16 @@ class Heading:
 
     def _look(self, piece: bytes) -> None:
         """Looks for the empty line that ends the header (RFC 5322 2.1)."""
-        window = self._tail + piece
+        window = self._tail + piece if self._tail else piece
         end = window.find(_END)
         if end >= 0:
             self.passed = True
-            header = window[len(self._tail) : end + 2]
+            self.size += end + 2 - len(self._tail)
+            header = window[: end + 2]
         else:
+            self.size += len(piece)
             self._tail = window[1 - len(_END) :]
             header = piece
-        self.size += len(header)
         self.is_ascii = self.is_ascii and header.isascii()
-        self.too_long = self.size > self._limit
+        # The CR of the empty line may have been counted already.
+        self.too_long = self.size > self._limit + (not self.passed)

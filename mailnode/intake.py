@@ -24,6 +24,7 @@ from mailnode.heading import Heading
 from mailnode.interfaces import (
     ICustody,
     IDispatch,
+    IHolding,
     IIntake,
     INotices,
     IRouting,
@@ -97,6 +98,7 @@ class Intake:
         self._house = House(hostname, routing, terminals, spool, now, max_hops, header_size, log)
         self.dispatch: IDispatch | None = None
         self.notices: INotices | None = None
+        self.holding: IHolding | None = None  # without it nothing is HELD by the commit that accepts it
 
     def begin(
         self,
@@ -121,18 +123,36 @@ class Intake:
 
     def store(self, id: str, envelope: Envelope, draft: ISpoolDraft) -> Deferred[None]:
         """Into the spool; whoever works it off has it at once if there is room."""
-        dispatch = self.dispatch
+        dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
         lease = dispatch is not None and dispatch.has_room()
 
         def stored(entry: Entry | None) -> None:
+            if held and holding is not None:
+                self._house.log.info("{id} held for {hosts}", id=id, hosts=", ".join(held))
+                holding.arrived(held)
             if dispatch is None:
                 return
             if entry is not None:
                 dispatch.take(entry)
-            else:
+            elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
                 dispatch.wake()
 
-        return self._house.spool.accept(id, envelope, draft, lease).addCallback(stored)
+        return self._house.spool.accept(id, envelope, draft, lease, held).addCallback(stored)
+
+    def _held(self, envelope: Envelope) -> dict[str, float]:
+        """The next hosts for which mail waits to be fetched, and when somebody looks after it: such mail is
+        HELD by the commit that accepts it, and open lines have it a moment later."""
+        held: dict[str, float] = {}
+        if self.holding is None:
+            return held
+        now = self._house.now()
+        for recipient in envelope.recipients:
+            host = recipient.path.next_host.lower()
+            if host not in held and self._house.routing.is_held(host):
+                look = self.holding.look(recipient, now, False)
+                if look is not None:
+                    held[host] = look
+        return held
 
 
 @implementer(ICustody)

@@ -6,8 +6,9 @@ Every door has an in-memory implementation, so that a node can be built in a tes
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, TypeAlias, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -34,6 +35,10 @@ from mailnode.mail import (
     Turn,
 )
 from mailnode.mail import Results as Results
+from mailnode.queued import QueuedMessage as QueuedMessage
+from mailnode.queued import QueuedRecipient as QueuedRecipient
+from mailnode.queued import Selection as Selection
+from mailnode.queued import Settlement as Settlement
 
 T = TypeVar("T")
 Eventually: TypeAlias = T | Deferred[T]
@@ -122,6 +127,9 @@ class IDirectory(Interface):
 class IRouting(Interface):
     def route(path: Path, mode: Mode, rights: Rights) -> Ruling:
         """The reply to a RCPT for `path`, and its destinations. Pure: no look-up waits."""
+
+    def is_held(host: str) -> bool:
+        """Whether mail whose next host is `host` waits in the spool for somebody who fetches it."""
 
     def verify(text: str, rights: Rights) -> Reply:
         """The reply to VRFY (RFC 821 3.3, RFC 1123 5.2.3)."""
@@ -235,57 +243,7 @@ class IIntake(Interface):
 # ------------------------------------------------------------------------ spool
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What became of leased recipients of one entry. Recipients not named keep their lease."""
-
-    entry: str
-    results: tuple[tuple[Recipient, Result], ...]
-    due: float = 0.0  # for those LATER: next attempt, seconds since the epoch
-    warned: bool = False  # the sender has now been told of the delay
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """A filter over the spool; an empty field matches all. Ages in seconds, domains in lower case."""
-
-    ids: tuple[str, ...] = ()
-    to: str = ""  # substring of a recipient's mailbox
-    sender: str = ""  # substring of the reverse-path
-    domain: str = ""  # recipient domain, exact
-    state: str = ""  # queued, leased, held, bad
-    older: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedRecipient:
-    path: Path
-    mode: Mode
-    state: str  # queued, leased, held; bad: cannot be read and was set aside
-    attempts: int
-    due: float
-    reply: str  # the last reply, empty before the first attempt
-    notify: tuple[str, ...] = ()  # this and `orcpt` as in Recipient
-    orcpt: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
-    """A message in the spool as an operator sees it."""
-
-    id: str
-    mode: Mode
-    sender: Path
-    recipients: tuple[QueuedRecipient, ...]
-    size: int
-    arrived: float
-    terms: Terms = PLAIN_TERMS
-
-    @property
-    def state(self) -> str:
-        """The liveliest state among its recipients: leased, then queued, held, bad (set aside)."""
-        states = {recipient.state for recipient in self.recipients}
-        return next((state for state in ("leased", "queued", "held", "bad") if state in states), "queued")
+NOT_HELD: Final[Mapping[str, float]] = MappingProxyType({})
 
 
 class ISpoolDraft(Interface):
@@ -307,8 +265,8 @@ class ISpool(Interface):
     """Durable custody of messages (docs/spool.md has the table of states).
 
     A recipient is QUEUED (due at a time), LEASED (some dispatch has it in hand), HELD (waits for a
-    peer) or gone; a message is gone with its last recipient. Failures of the disk errback with
-    OSError or a subclass; nothing is then acknowledged.
+    peer), STOPPED (by an operator) or gone; a message is gone with its last recipient. Failures of the
+    disk errback with OSError or a subclass; nothing is then acknowledged.
     """
 
     def new_id() -> str:
@@ -320,20 +278,34 @@ class ISpool(Interface):
     def draft() -> ISpoolDraft:
         """A new empty draft."""
 
-    def accept(id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool) -> Deferred[Entry | None]:
-        """Makes the message durable; fires after the commit. With `lease` its recipients are leased
-        to us at once and the entry is handed over; without, they are QUEUED and due now."""
+    def accept(
+        id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool, held: Mapping[str, float] = NOT_HELD
+    ) -> Deferred[Entry | None]:
+        """Makes the message durable; fires after the commit. Recipients whose next host is in `held` (lower
+        case) are HELD, and looked after at the time that it says, in seconds since the epoch. With `lease`
+        the others are leased to us at once and handed over as an entry; without, they are QUEUED and due
+        now."""
 
     def claim(limit: int) -> Deferred[list[Entry]]:
         """Leases up to `limit` messages with due recipients, the oldest due first."""
 
-    def claim_held(domains: Sequence[str], limit: int, others: bool = False) -> Deferred[list[Entry]]:
+    def claim_held(
+        domains: Sequence[str], limit: int, others: bool = False, but: Collection[str] = ()
+    ) -> Deferred[list[Entry]]:
         """Leases up to `limit` messages with HELD recipients in `domains`, oldest first; with `others`,
-        with HELD recipients in all domains but those."""
+        with HELD recipients in all domains but those, one domain after the other. None of those with the ids
+        `but`."""
+
+    def claim_overdue(limit: int) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients that somebody has to look after by now."""
+
+    def waiting(domains: Collection[str], states: Collection[str]) -> Deferred[int]:
+        """How many messages have recipients in `domains` that are in one of `states`."""
 
     def settle(settlement: Settlement) -> Deferred[None]:
-        """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD wait,
-        UNTRIED are QUEUED and due now as if they had never been leased; `Result.forward` replaces a
+        """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD wait (and
+        are looked after), UNTRIED are QUEUED and due now as if they had never been leased; `Result.forward`
+        replaces a
         recipient by others in the same transaction."""
 
     def release_leases() -> Deferred[int]:
@@ -350,7 +322,7 @@ class ISpool(Interface):
         """The body of a message, None if there is no such message."""
 
     def change(selection: Selection, action: str) -> Deferred[int]:
-        """`retry` (due now), `hold`, `release` or `delete` for matching recipients that are not
+        """`retry` (due now), `hold` (STOPPED), `release` or `delete` for matching recipients that are not
         leased; fires with how many messages were changed."""
 
     def close() -> Deferred[None]:
@@ -425,6 +397,39 @@ class IDispatch(Interface):
 
 
 # ------------------------------------------------------------------------ peering
+
+
+class IHolding(Interface):
+    """Mail that waits for the hosts that fetch it: how long it may, and who is there to take it at once."""
+
+    def look(recipient: Recipient, arrived: float, warned: bool) -> float | None:
+        """When somebody has to look after `recipient` if it is HELD: seconds since the epoch. None if it may
+        not wait: a SEND that no open line takes now."""
+
+    def keep(recipient: Recipient) -> float:
+        """How long `recipient` may be HELD, in seconds from the arrival of its message."""
+
+    def is_late(recipient: Recipient, arrived: float) -> bool:
+        """Whether the sender should hear by now that `recipient` waits."""
+
+    def arrived(hosts: Collection[str]) -> None:
+        """Mail with these next hosts (lower case) is HELD now: open lines may take it."""
+
+
+# In front of the identity of a client that has proved to hold an invitation. No name of a user or a peer
+# has a colon in it.
+INVITED: Final = "invitation:"
+
+
+class IPairing(Interface):
+    """Invitations of hosts that are to be peers."""
+
+    def keys(identity: str) -> Deferred[ScramKeys | None]:
+        """The keys of the invitation by which a client wants to prove itself, None if there is none."""
+
+    def pair(client: Client, keys: ScramKeys) -> Deferred[Reply]:
+        """Makes `keys` those of the peer that was invited, durably, and ends the invitation (250); or the
+        refusal: 550 if it has ended, 451."""
 
 
 class IPeering(Interface):

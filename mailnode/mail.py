@@ -373,6 +373,7 @@ class Rights:
     turn: bool = False  # it is a peer that has proved itself: TURN, ATRN, XWAIT
     atrn: bool = False  # ATRN is named to it, so that it may prove itself (RFC 2645 4)
     etrn: bool = False
+    pair: bool = False  # it holds an invitation: XPAIR, and nothing else
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
     must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
 

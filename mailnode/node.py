@@ -8,16 +8,14 @@ What is durable (spool, relay) lasts as long as the process; what follows from t
 from __future__ import annotations
 
 import os
-import pwd
 import random
 import time
-from collections.abc import Callable, Sequence
-from ipaddress import ip_network
+from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import clientFromString
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.names.client import createResolver
@@ -25,37 +23,50 @@ from twisted.python.failure import Failure
 
 from mailnode.access.backoff import Backoff
 from mailnode.access.passwords import Passwords
-from mailnode.access.rules import Access, PeerRule
+from mailnode.access.rules import Access
 from mailnode.channel.channel import Trace
 from mailnode.channel.factories import ReceiverFactory
 from mailnode.channel.gate import Gate
+from mailnode.channel.proxied import PREFIX as PROXIED
+from mailnode.channel.proxied import ProxiedFactory
 from mailnode.channel.receiving import Doors, Listener
 from mailnode.channel.tls import ClientTls, ServerTls
-from mailnode.configuration.sections import Configuration, Dial, Listen
-from mailnode.configuration.sections import Peer as PeerSection
-from mailnode.configuration.values import Route
-from mailnode.control import SOCKET, Answer, ControlError
+from mailnode.configuration.sections import Configuration, Listen
+from mailnode.control import RECEIVER_SOCKET, SOCKET, Answer, ControlError
 from mailnode.delivery.dispatch import Dispatch
 from mailnode.delivery.mailbox import Maildir
 from mailnode.delivery.notices import Notices
 from mailnode.delivery.relay import Relay
 from mailnode.delivery.settling import Settling
 from mailnode.descriptors import Descriptors, count_descriptors, descriptor_limit
-from mailnode.directory.directory import Directory
-from mailnode.directory.system import SystemUsers
-from mailnode.directory.users import NamedUsers, UserSource
 from mailnode.in_hand import BoundedIntake
 from mailnode.intake import Intake
 from mailnode.mail import Path
 from mailnode.nudge import Nudge
-from mailnode.peering.dialing import BusyError, Call, CallEnded, Dialing
-from mailnode.peering.held import Peer, Peering
-from mailnode.routing.elsewhere import certified_name
+from mailnode.pairing.admission import Admission
+from mailnode.pairing.invitations import Invitations
+from mailnode.parts import (
+    build_call,
+    build_client_tls,
+    build_directory,
+    build_keeping,
+    build_peer,
+    build_peer_rule,
+    build_retry,
+    build_routing,
+    build_server_tls,
+    invitations_folder,
+    own_addresses,
+    routed_domains,
+)
+from mailnode.peering.calls import CallEnded
+from mailnode.peering.dialing import BusyError, Dialing
+from mailnode.peering.held import Peering
+from mailnode.peering.starting import Starting
 from mailnode.routing.exchange import Exchange
 from mailnode.routing.here import is_here
-from mailnode.routing.routes import Routing
 from mailnode.smtp.receiver import Limits
-from mailnode.spool.schedule import Retry, decide
+from mailnode.spool.schedule import decide
 from mailnode.spool.sqlite import SqliteSpool
 from mailnode.terminal_room import TerminalRoom
 
@@ -65,19 +76,35 @@ SAY_FULL_EVERY: Final = 60.0  # seconds
 SENDER_POLL: Final = 1.0  # seconds; a process that only sends is woken, but does not rely on it
 
 
-class House:
-    """The parts of a node, joined. `receive` and `send` are the roles that this process plays."""
+class TlsError(Exception):
+    """A certificate, a key or roots cannot be used; the text is for the operator."""
 
-    def __init__(self, configuration: Configuration, reactor: Any, *, receive: bool, send: bool) -> None:
+
+class House:
+    """The parts of a node, joined. `receive` and `send` are the roles that this process plays; with
+    `privileged` it is root when it works, and may give mailboxes to their users."""
+
+    def __init__(
+        self,
+        configuration: Configuration,
+        reactor: Any,
+        *,
+        receive: bool,
+        send: bool,
+        privileged: bool = False,
+    ) -> None:
         self._reactor = reactor
         self._receive = receive
         self._send = send
+        self._privileged = privileged
         self.dispatch: Dispatch | None = None
         self._receivers: list[ReceiverFactory] = []
         self._furnished = False
         self.passwords: Passwords | None = None
         self._backoff = Backoff(time.monotonic)
+        self.peering: Peering
         self.dialing: Dialing
+        self.starting: Starting | None = None
         self.mailbox: Maildir
         self.terminal_room = TerminalRoom(reactor, receive=receive)
         self._descriptors = Descriptors(descriptor_limit(), count_descriptors, time.monotonic)
@@ -87,7 +114,7 @@ class House:
         self.client_tls: ClientTls
         self.renew_tls(configuration)
         self.spool = SqliteSpool(
-            configuration.data, reactor.callFromThread, time.time, longest=_retry(configuration).longest
+            configuration.data, reactor.callFromThread, time.time, longest=build_retry(configuration).longest
         )
         exchange = Exchange(
             createResolver(),
@@ -103,7 +130,6 @@ class House:
     def furnish(self, configuration: Configuration) -> None:
         """Everything that follows from the configuration; called again on SIGHUP."""
         if self._furnished:
-            self.dialing.stop()
             self.mailbox.stop()  # when what it has in hand is written
         reactor, spool, hostname = self._reactor, self.spool, configuration.host
         self.configuration = configuration
@@ -119,6 +145,7 @@ class House:
             hostname,
             reactor.callFromThread,
             time.time,
+            privileged=self._privileged,
         )
         limits = configuration.limits
         sizes = (limits.hops, int(limits.header_size))
@@ -126,44 +153,49 @@ class House:
         self.bounded = BoundedIntake(self.intake, int(limits.memory))
         notices = Notices(hostname, Path("postmaster", hostname), self.intake, time.time, spool.new_id)
         self.intake.notices = notices
-        retry = _retry(configuration)
+        retry = build_retry(configuration)
 
         def next_attempt(attempts: int, age: float, warned: bool) -> tuple[float | None, bool]:
             return decide(retry, attempts, age, warned, random.random())
 
         settling = Settling(spool, notices, next_attempt, retry.expire, reactor, time.time)
-        peers = [_peer(peer) for peer in configuration.peer]
-        self.peering = Peering(peers, spool, self.routing, settling, time.time)
+        self._furnish_peering(configuration, settling)
         self.doors = self._doors(configuration)
-        calls = [self._call(dial) for dial in configuration.dial]
-        self.dialing = Dialing(
-            calls,
-            self.doors,
-            self.peering.outgoing,
-            self._connect,
-            reactor,
-            random.random,
-            tls=self.client_tls,
-            is_full=self._is_full,
-        )
         self.relay.tls = self.client_tls
         self._join(settling)
         for receiver in self._receivers:
             receiver.doors = self.doors
             receiver.limit(limits.connections, limits.connections_per_host)
+        calls = [build_call(configuration, dial, self.passwords) for dial in configuration.dial]
+        self.dialing.use(calls, self.doors, self.client_tls)
         if self._furnished and self.dispatch is not None:
-            self.dialing.start()
             self.dispatch.wake()
         self._furnished = True
 
+    def _furnish_peering(self, configuration: Configuration, settling: Settling) -> None:
+        """What is held outlives a configuration, and so do the lines by which it goes."""
+        peers = [build_peer(peer) for peer in configuration.peer]
+        keeping, routed = build_keeping(configuration), routed_domains(configuration)
+        if self._furnished:
+            self.peering.use(peers, self.routing, settling, keeping=keeping, routed=routed)
+        else:
+            more: dict[str, Any] = {"clock": self._reactor, "keeping": keeping, "routed": routed}
+            self.peering = Peering(peers, self.spool, self.routing, settling, time.time, **more)
+            self.dialing = Dialing(
+                self.peering.outgoing, self._connect, self._reactor, random.random, is_full=self._is_full
+            )
+        settling.holding = self.intake.holding = self.peering
+
     def _doors(self, configuration: Configuration) -> Doors:
+        pairing = self._pairing(configuration)
         access = Access(
             configuration.relay.networks,
             configuration.terminals.allow,
-            [_peer_rule(peer) for peer in configuration.peer],
+            [build_peer_rule(peer) for peer in configuration.peer],
             self.passwords,
             self._backoff,
             [dial.user for dial in configuration.dial if dial.user],
+            pairing,
         )
         limits = configuration.limits
         return Doors(
@@ -183,29 +215,53 @@ class House:
             limits.command_timeout,
             limits.data_rate,
             self.server_tls,
+            pairing,
+        )
+
+    def _pairing(self, configuration: Configuration) -> Admission | None:
+        """Who admits the holders of invitations, None where no secrets are kept."""
+        if self.passwords is None:
+            return None
+        return Admission(
+            Invitations(invitations_folder(configuration), time.time),
+            self.passwords.set_keys,
+            {peer.name: peer.domains for peer in configuration.peer if "auth" in peer.allow},
+            lambda domains: self.spool.waiting(domains, ["held"]),
+            self._in_thread,
         )
 
     def renew_tls(self, configuration: Configuration) -> None:
-        """Reads certificates, keys and roots. ValueError if they cannot be used; then all stays as it was."""
-        server, client = build_server_tls(configuration), build_client_tls(configuration)
+        """Reads certificates, keys and roots. TlsError if they cannot be used; then all stays as it was."""
+        try:
+            server, client = build_server_tls(configuration), build_client_tls(configuration)
+        except ValueError as error:
+            raise TlsError(str(error)) from None
         self.server_tls, self.client_tls = server, client
 
     def _join(self, settling: Settling) -> None:
         """Intake and dispatch: the one circle in the house, for notices go in by the front door."""
+        peering, data = self.peering, self.configuration.data
         if not self._send:
-            self.intake.dispatch = Nudge(self._reactor, os.path.join(self.configuration.data, SOCKET))
+            sender = Nudge(self._reactor, os.path.join(data, SOCKET))
+            self.intake.dispatch, peering.start_queues = sender, sender.start
+            peering.outgoing_held = peering.settlements.queued = sender.wake
             return
         parts = (self.routing, self.mailbox, self.terminals, self.relay, settling)
         if self.dispatch is None:
             poll = 30.0 if self._receive else SENDER_POLL
             self.dispatch = Dispatch(self.spool, *parts, self._reactor, time.time, poll)
+            wake = peering.settlements.queued = self.dispatch.wake
+            self.starting = Starting(self.spool, peering, self.relay, wake, self._reactor)
+            peering.start_queues, peering.outgoing_held = self.starting.start, self.dialing.outgoing_held
+            if not self._receive:
+                peering.elsewhere = Nudge(self._reactor, os.path.join(data, RECEIVER_SOCKET)).wake
         else:
             self.dispatch.use(*parts)
         self.intake.dispatch = self.dispatch
 
     # ------------------------------------------------------------- life
 
-    def receiver(self, listen: Listen) -> Gate:
+    def receiver(self, listen: Listen) -> IProtocolFactory:
         """What serves a listener."""
         limits = self.configuration.limits
         factory = ReceiverFactory(
@@ -216,7 +272,8 @@ class House:
             connections_per_host=limits.connections_per_host,
         )
         self._receivers.append(factory)
-        return Gate(factory, self.configuration.host, self._refusal, listen.tls == "implicit")
+        gate = Gate(factory, self.configuration.host, self._refusal, listen.tls == "implicit")
+        return ProxiedFactory(gate, self._reactor) if listen.endpoint.startswith(PROXIED) else gate
 
     def _refusal(self) -> str:
         """Why no connection can be taken now, "" if one can."""
@@ -247,14 +304,18 @@ class House:
 
     def wake(self) -> None:
         """There may be something new in the spool."""
+        self.peering.wake()
         if self.dispatch is not None:
             self.dispatch.wake()
+            self.dialing.outgoing_held()
 
     def dial(self, name: str, trace: Trace | None) -> Deferred[Answer]:
         """Calls a host now; fires with how it went. ControlError if it cannot be called."""
 
         def ended(how: CallEnded) -> Answer:
-            return {"turned": how.turned, "given": how.given, "code": how.reply.code, "reply": str(how.reply)}
+            counts = {"given": how.given, "received": how.received}
+            said = {"code": how.reply.code, "reply": str(how.reply)}
+            return {"turned": how.turned, "open": how.open, "started": how.started, **counts, **said}
 
         def failed(failure: Failure) -> Answer:
             if failure.check(BusyError):
@@ -267,9 +328,12 @@ class House:
 
     def drain(self) -> list[Deferred[None]]:
         """Ends everything at the next moment at which nothing is lost by it; they fire when it is done."""
-        self.dialing.stop()
+        if self.starting is not None:
+            self.starting.stop()
         self.relay.stop()
-        done = [receiver.drain() for receiver in self._receivers]
+        lines = DeferredList([self.dialing.stop(), *(receiver.drain() for receiver in self._receivers)])
+        # What went over a line is settled behind it: else it would go over once more.
+        done = [lines.addCallback(lambda _: self.peering.drain())]
         return done if self.dispatch is None else [*done, self.dispatch.stop()]
 
     def abort(self) -> None:
@@ -294,109 +358,7 @@ class House:
             return None
         if self.passwords is not None and self.passwords.path == path:
             return self.passwords  # it reads its file again by itself
-        reactor = self._reactor
+        return Passwords(path, self._in_thread)
 
-        def in_thread(work: Callable[[], T], /) -> Deferred[T]:
-            return deferToThreadPool(reactor, reactor.getThreadPool(), work)
-
-        return Passwords(path, in_thread)
-
-    def _call(self, dial: Dial) -> Call:
-        secret = ""
-        if dial.user and self.passwords is not None:
-            secret = self.passwords.recoverable(dial.user) or ""
-        return Call(
-            dial.name,
-            dial.endpoint,
-            dial.user or "",
-            secret,
-            dial.outbound,
-            dial.every,
-            dial.tls,
-            certified_name(dial.endpoint, dial.name),
-        )
-
-
-# ------------------------------------------------------------- parts, also for the command line
-
-
-def own_addresses(configuration: Configuration) -> list[str]:
-    """The addresses that the listeners are bound to, as far as the configuration names them."""
-    found = []
-    for listen in configuration.listen:
-        for part in str(listen.endpoint).replace("\\:", "\0").split(":"):
-            if part.startswith("interface="):
-                found.append(part.removeprefix("interface=").replace("\0", ":"))
-    return [address for address in found if address not in ("", "0.0.0.0", "::")]
-
-
-def build_server_tls(configuration: Configuration) -> ServerTls | None:
-    """What listeners show, None without a certificate. ValueError with words for the operator."""
-    tls = configuration.tls
-    if tls is None or tls.certificate is None or tls.key is None:
-        return None
-    return ServerTls(str(tls.certificate), str(tls.key))
-
-
-def build_client_tls(configuration: Configuration) -> ClientTls:
-    """How hosts that we call are spoken to by TLS. ValueError with words for the operator."""
-    tls = configuration.tls
-    if tls is None:
-        return ClientTls()
-    shown = (tls.certificate, tls.key) if tls.client else (None, None)
-    return ClientTls(tls.roots, *shown)
-
-
-def build_directory(configuration: Configuration) -> Directory:
-    sources: list[UserSource] = []
-    if configuration.users.names:
-        sources.append(NamedUsers([(user.name, user.full_name) for user in configuration.users.names]))
-    if configuration.users.system:
-        sources.append(SystemUsers(pwd.getpwnam, pwd.getpwall, time.monotonic))
-    return Directory(
-        sources,
-        aliases={name: _members(targets) for name, targets in configuration.aliases.items()},
-        lists={name: _members(targets) for name, targets in configuration.lists.items()},
-        forward={name: target.path for name, target in configuration.forward.items()},
-        moved={name: target.path for name, target in configuration.moved.items()},
-        postmaster=configuration.postmaster.path if configuration.postmaster else None,
-        domains=(configuration.host, *configuration.domains),
-    )
-
-
-def build_routing(configuration: Configuration, directory: Directory) -> Routing:
-    return Routing(
-        configuration.host,
-        configuration.domains,
-        directory,
-        routes={pattern: route.to for pattern, route in configuration.routes.items()},
-        tls={pattern: _policy(route) for pattern, route in configuration.routes.items()},
-        held=[domain for peer in configuration.peer for domain in peer.domains],
-        addresses=("127.0.0.1", "::1", *own_addresses(configuration)),
-    )
-
-
-def _members(targets: Sequence[Any]) -> tuple[tuple[str, Path], ...]:
-    return tuple((target.phrase, target.path) for target in targets)
-
-
-def _retry(configuration: Configuration) -> Retry:
-    retry = configuration.retry
-    return Retry(first=retry.first, warn=retry.warn, expire=retry.expire)
-
-
-def _peer_rule(peer: PeerSection) -> PeerRule:
-    by_address = tuple(peer.addresses) if "address" in peer.allow else ()
-    fingerprint = str(peer.fingerprint or "") if "certificate" in peer.allow else ""
-    return PeerRule(peer.name, "auth" in peer.allow, fingerprint, by_address, peer.cram_md5)
-
-
-def _peer(peer: PeerSection) -> Peer:
-    networks = tuple(ip_network(network) for network in peer.addresses) if "address" in peer.allow else ()
-    domains = tuple(domain.lower() for domain in peer.domains)
-    return Peer(peer.name, domains, "auth" in peer.allow, networks, peer.keep, _peer_rule(peer).fingerprint)
-
-
-def _policy(route: Route) -> str:
-    """A `tls:` endpoint brings its own TLS, and verifies the host that it names."""
-    return "none" if route.to.startswith(("tls:", "ssl:")) else route.tls
+    def _in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)

@@ -1,9 +1,12 @@
-"""The dispatch of a process that only receives: wakes the process that works the spool off."""
+"""How a process wakes the other one over the same spool: what receives, and what works the spool off."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any, Final
 
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Protocol
@@ -35,6 +38,18 @@ class Nudge:
         if self._soon is None:
             self._soon = self._reactor.callLater(PAUSE, self._say)
 
+    def start(self, domains: Sequence[str], stranger: bool) -> Deferred[bool]:
+        """Passes an ETRN on; fires with whether anybody was there."""
+        words = json.dumps({"do": "start", "domains": list(domains), "stranger": stranger})
+
+        def there(protocol: Protocol) -> bool:
+            _write(protocol, words.encode("ascii") + b"\n")
+            return True
+
+        endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=2)
+        connected: Deferred[Protocol] = connectProtocol(endpoint, Protocol())
+        return connected.addCallbacks(there, lambda _: False)
+
     def _say(self) -> None:
         self._soon = None
         endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=2)
@@ -42,8 +57,12 @@ class Nudge:
 
 
 def _wake(protocol: Protocol) -> None:
+    _write(protocol, b'{"do": "wake"}\n')
+
+
+def _write(protocol: Protocol, line: bytes) -> None:
     assert protocol.transport is not None
-    protocol.transport.write(b'{"do": "wake"}\n')
+    protocol.transport.write(line)
     protocol.transport.loseConnection()
 
 

@@ -37,8 +37,9 @@ def received(
     lines = [f"Received: from {name}{_literal(client.address)}"]
     lines.append(f"\tby {hostname} with {protocol(client, utf8)} id {id}")
     # A list of recipients would tell each of them about the others (RFC 5321 7.6).
-    if only is not None and len(only.mailbox) < 500 and only.mailbox.isascii():
-        lines.append(f"\tfor <{only.mailbox}>")
+    mailbox = "" if only is None else only.mailbox
+    if mailbox and len(mailbox) < 500 and mailbox.isascii():
+        lines.append(f"\tfor <{mailbox}>")
     lines[-1] += ";"
     lines.append(f"\t{_date(int(now))}")
     return "\r\n".join(lines).encode("ascii", "replace") + b"\r\n"

@@ -85,6 +85,9 @@ def _hosts(configuration: Configuration, user: str | None, notes: list[str]) -> 
     try:
         return build_terminals(configuration).logged_in(user)
     except OSError as error:
+        if isinstance(error, FileNotFoundError) and not configuration.terminals.utmp:
+            notes.append("this host has no login records: neither utmp nor systemd-logind")
+            return []
         notes.append(
             f"host terminals are not seen: systemd-logind does not answer: {error.strerror or error}"
         )

@@ -16,15 +16,16 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from mailnode.channel.proxied import PREFIX as PROXIED
 from mailnode.clock import use_monotonic
 from mailnode.config import Configuration, ConfigurationErrors
-from mailnode.control import SOCKET, Action, Answer, ControlFactory, Say
+from mailnode.control import RECEIVER_SOCKET, SOCKET, Action, Answer, ControlError, ControlFactory, Say
 from mailnode.descriptors import raise_limit
-from mailnode.node import House
+from mailnode.node import House, TlsError
+from mailnode.privileges import doubts, give_folder
 from mailnode.trace import TraceLines
 
-RECEIVER_SOCKET: Final = "receiver.sock"
-EXPIRE_EVERY: Final = 3600.0  # seconds between looks for held mail that nobody fetched
+LOOK_EVERY: Final = 30.0  # seconds between looks after held mail; few messages, found by an index
 # With the default of 5 ms a busy reactor starves the threads that write to the disk: they need the
 # interpreter lock after each system call, and delivery falls to a few messages a second.
 SWITCH_INTERVAL: Final = 0.0001  # seconds
@@ -36,7 +37,8 @@ class StartError(Exception):
 
 class Node(Service):
     """A mail node. `receive` and `send` choose the roles: all, only what accepts mail, or only what
-    works the spool off. `reload` gives the configuration afresh for SIGHUP.
+    works the spool off. `reload` gives the configuration afresh for SIGHUP. `become` are the user and
+    group that the process is going to be between `privilegedStartService` and `startService`.
 
     StartError when a listener or the data folder cannot be had.
     """
@@ -49,17 +51,20 @@ class Node(Service):
         receive: bool = True,
         send: bool = True,
         reload: Callable[[], Configuration] | None = None,
+        become: tuple[int | None, int | None] = (None, None),
     ) -> None:
         use_monotonic(reactor)
         raise_limit()
+        privileged = os.geteuid() == 0 and not become[0]
         try:
-            self.house = House(configuration, reactor, receive=receive, send=send)
-        except ValueError as error:  # a certificate or a key that cannot be used
+            self.house = House(configuration, reactor, receive=receive, send=send, privileged=privileged)
+        except TlsError as error:
             raise StartError(f"tls: {error}") from None
         self._reactor = reactor
         self._receive = receive
         self._send = send
         self._reload = reload
+        self._become = become
         self._ports: list[IListeningPort] = []
         self._control: IListeningPort | None = None
         self._housekeeping = LoopingCall(self._keep_house)
@@ -73,13 +78,18 @@ class Node(Service):
     # ------------------------------------------------------------- starting
 
     def privilegedStartService(self) -> None:
-        """Binds the listeners, while we may still be root."""
+        """Makes the data folder and binds the listeners, while we may still be root."""
         super().privilegedStartService()  # type: ignore[no-untyped-call]
+        try:
+            give_folder(self._configuration.data, *self._become)
+        except OSError as error:
+            raise StartError(f"data: {self._configuration.data}: {error.strerror}") from None
         if not self._receive:
             return
         failures: list[str] = []
         for index, listen in enumerate(self._configuration.listen):
-            endpoint = serverFromString(self._reactor, str(listen.endpoint))
+            # A proxy's header is read by us (`ProxiedFactory` says why), so Twisted gets what is behind it.
+            endpoint = serverFromString(self._reactor, str(listen.endpoint).removeprefix(PROXIED))
             listening = endpoint.listen(self.house.receiver(listen))
             listening.addCallbacks(
                 self._ports.append, lambda failure, i=index: failures.append(_cannot_listen(i, failure))
@@ -100,12 +110,15 @@ class Node(Service):
         self._open_terminals()
         if self._send:
             self.house.start().addErrback(self._cannot_go_on)
-            self._housekeeping.start(EXPIRE_EVERY, now=False)
+            self._housekeeping.start(LOOK_EVERY)
         if self._reload is not None:
             signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self.reread))
         for port, listen in zip(self._ports, self._configuration.listen, strict=False):
             self._log.info("listening on {where} ({role})", where=_shown(port), role=listen.role)
         self._warn_of_certificate()
+        in_homes = self._configuration.mailboxes.maildir.startswith("{home}")  # which are other users'
+        for doubt in doubts(self._configuration.data, in_homes):
+            self._log.warn("the node {doubt}", doubt=doubt)
         self._log.info("mailnode ready")
 
     def _cannot_go_on(self, failure: Failure) -> None:
@@ -115,12 +128,18 @@ class Node(Service):
         try:
             self.house.terminal_room.open()
         except OSError as error:
-            where = self._configuration.terminals.socket
-            raise StartError(f"terminals.socket: cannot listen on {where}: {error.strerror}") from None
+            where, why = self._configuration.terminals.socket, error.strerror or error
+            raise StartError(f"terminals.socket: cannot listen on {where}: {why}") from None
 
     def _listen_for_control(self) -> None:
         path = os.path.join(self._configuration.data, SOCKET if self._send else RECEIVER_SOCKET)
-        actions: dict[str, Action] = {"status": self._status, "wake": self._wake, "dial": self._dial}
+        actions: dict[str, Action] = {
+            "status": self._status,
+            "wake": self._wake,
+            "dial": self._dial,
+            "reread": self._reread,
+            "start": self._start_queues,
+        }
         if os.path.lexists(path):
             os.unlink(path)  # of a process that was killed: we hold the lock of this spool
         before = os.umask(0o177)
@@ -131,40 +150,41 @@ class Node(Service):
 
     # ------------------------------------------------------------- while it runs
 
-    def reread(self) -> None:
-        """SIGHUP: the new configuration is for what comes from now on; a wrong one changes nothing."""
+    def reread(self) -> list[str]:
+        """SIGHUP: the new configuration is for what comes from now on; a wrong one changes nothing, and what
+        is wrong with it is said."""
         assert self._reload is not None
         try:
             configuration = self._reload()
         except ConfigurationErrors as errors:
-            for line in errors.lines:
-                self._log.error("configuration not reread: {line}", line=line)
-            return
+            return self._not_reread(*errors.lines)
         for key in ("hostname", "data", "listen"):
             if getattr(configuration, key) != getattr(self._configuration, key):
-                self._log.error("configuration not reread: {key} has changed, that needs a restart", key=key)
-                return
+                return self._not_reread(f"{key} has changed, that needs a restart")
         for key in ("attached", "socket"):
             if getattr(configuration.terminals, key) != getattr(self._configuration.terminals, key):
-                self._log.error(
-                    "configuration not reread: terminals.{key} has changed, that needs a restart", key=key
-                )
-                return
+                return self._not_reread(f"terminals.{key} has changed, that needs a restart")
         try:
             self.house.renew_tls(configuration)
-        except ValueError as error:
+        except TlsError as error:
             self._log.error("certificates not reread, those in use stay: {why}", why=str(error))
         self.house.furnish(configuration)
         self._warn_of_certificate()
         self._log.info("configuration reread")
+        return []
+
+    def _not_reread(self, *lines: str) -> list[str]:
+        for line in lines:
+            self._log.error("configuration not reread: {line}", line=line)
+        return list(lines)
 
     def _warn_of_certificate(self) -> None:
         if self.house.server_tls is not None:
             for doubt in self.house.server_tls.doubts(self._configuration.host):
                 self._log.warn("certificate {doubt}", doubt=doubt)
 
-    def _keep_house(self) -> None:
-        self.house.peering.expire()
+    def _keep_house(self) -> Deferred[int]:
+        return self.house.peering.expire()
 
     # ------------------------------------------------------------- the control socket
 
@@ -181,6 +201,24 @@ class Node(Service):
     def _wake(self, _request: Mapping[str, Any], _say: Say) -> Answer:
         self.house.wake()
         return {}
+
+    def _reread(self, _request: Mapping[str, Any], _say: Say) -> Answer:
+        if self._reload is None:
+            raise ControlError("this node was started without a file that it could read again")
+        if wrong := self.reread():
+            raise ControlError(wrong[0])
+        return {}
+
+    def _start_queues(self, request: Mapping[str, Any], _say: Say) -> Answer:
+        """An ETRN that the process which receives has heard."""
+        domains = request.get("domains")
+        if not isinstance(domains, list) or self.house.starting is None:
+            raise ControlError("no queues can be started here")
+        return {
+            "started": self.house.starting.start(
+                [str(it) for it in domains], bool(request.get("stranger", True))
+            )
+        }
 
     def _dial(self, request: Mapping[str, Any], say: Say) -> Deferred[Answer]:
         name = str(request.get("name", ""))

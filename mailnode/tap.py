@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, NoReturn
 
@@ -65,14 +66,22 @@ def makeService(options: usage.Options, receive: bool = True, send: bool = True)
     from twisted.internet import reactor
 
     load = partial(config.load, options["config"])
+    twistd: Mapping[str, Any] = options.parent or {}
     try:
         configuration = load()
     except config.ConfigurationErrors as errors:
         print("\n".join(errors.lines), file=sys.stderr)
         raise SystemExit(1) from None
     try:
-        node = TwistdNode(configuration, reactor, receive=receive, send=send, reload=load)
+        node = TwistdNode(
+            configuration,
+            reactor,
+            receive=receive,
+            send=send,
+            reload=partial(load, certificates=False),
+            become=(twistd.get("uid"), twistd.get("gid")),
+        )
     except StartError as error:
         _fail(error)
-    node.log = twistd_log(options.parent or {}, reactor)
+    node.log = twistd_log(twistd, reactor)
     return node

@@ -32,6 +32,7 @@ from mailnode.terminals.terminals import Terminals
 from mailnode.terminals.utmp_file import UtmpFile
 
 UTMP: Final = "/run/utmp"
+BACKLOG: Final = 1000  # connections that wait to be accepted; after a restart everybody comes at once
 NO_LIBRARY: Final = (
     "this host has no utmp, and systemd-logind is asked by the package jeepney: "
     'pip install "mailnode[logind]", or set [terminals] utmp'
@@ -108,7 +109,9 @@ class TerminalRoom:
         _remove_stale(self._socket)
         try:
             # Anybody on this host may connect, if the folder lets them in: who it is the system says.
-            self._port = self._reactor.listenUNIX(self._socket, self._attached.factory, mode=0o666)
+            self._port = self._reactor.listenUNIX(
+                self._socket, self._attached.factory, backlog=BACKLOG, mode=0o666
+            )
         except CannotListenError as error:
             reason = error.socketError
             number = getattr(reason, "errno", None) or errno.EINVAL

@@ -11,15 +11,16 @@ LINE_SIZE: Final = 300  # octets of a line that are shown
 PENDING: Final = 65536  # octets of a line without an end that are kept
 MASK: Final = "***"
 
-_auth = re.compile(rb"\s*(AUTH\s+\S+)\s+\S", re.IGNORECASE).match
+_chunk = re.compile(rb"\s*BDAT\s+([0-9]{1,18})(?:\s|\Z)", re.IGNORECASE).match
+_auth = re.compile(rb"\s*(AUTH\s+\S+|XPAIR)\s+\S", re.IGNORECASE).match
 
 
 class TraceLines:
     """Takes octets as they pass on a channel and says them line by line: `say(speaker, text)`.
 
     Speakers are "C" for who leads, "S" for who replies, "turn" for the moment at which they change
-    places (RFC 821 3.8). Text is decoded as UTF-8, what is none of it as surrogates; it is not
-    filtered for a terminal.
+    places (RFC 821 3.8), "tls" for that from which on they are encrypted. Text is decoded as UTF-8, what is
+    none of it as surrogates; it is not filtered for a terminal.
     """
 
     def __init__(self, say: Callable[[str, str], None]) -> None:
@@ -29,25 +30,42 @@ class TraceLines:
     def _begin(self) -> None:
         self._pending = {"C": b"", "S": b""}
         self._in_data = False
+        self._chunk = 0  # octets of a chunk (RFC 3030) that are still to come
         self._data = (0, 0)  # lines, octets
         self._in_exchange = False  # what the client says next is an answer to a 334 (RFC 4954 4)
 
     def __call__(self, speaker: str, octets: bytes) -> None:
-        if speaker == "turn":
+        if speaker in ("turn", "tls"):
             for who, rest in self._pending.items():
                 if rest:
                     self._line(who, rest)
             self._begin()
-            self._say("turn", "")
+            self._say(speaker, "")
             return
-        *lines, rest = (self._pending[speaker] + octets).split(b"\n")
-        for line in lines:
+        octets, self._pending[speaker] = self._pending[speaker] + octets, b""
+        while octets:
+            if speaker == "C" and self._chunk:
+                octets = self._chunk_data(octets)
+                continue
+            end = octets.find(b"\n")
+            if end < 0 and len(octets) <= PENDING:
+                self._pending[speaker] = octets
+                return
+            line, octets = (octets[:end], octets[end + 1 :]) if end >= 0 else (octets, b"")
             self._line(speaker, line.removesuffix(b"\r"))
-        self._pending[speaker] = b""
-        if len(rest) > PENDING:
-            self._line(speaker, rest)
-        else:
-            self._pending[speaker] = rest
+
+    def _chunk_data(self, octets: bytes) -> bytes:
+        """Takes what belongs to a chunk, and gives the rest; its lines are shown as far as they are whole."""
+        piece, rest = octets[: self._chunk], octets[self._chunk :]
+        self._chunk -= len(piece)
+        lines, size = self._data
+        for line in piece.split(b"\n")[: max(DATA_LINES - lines, 0)]:
+            if line:
+                self._say("C", _shown(line.removesuffix(b"\r")))
+        self._data = (lines + piece.count(b"\n"), size + len(piece))
+        if not self._chunk and self._data[0] > DATA_LINES:
+            self._say("C", f"[{self._data[0] - DATA_LINES} more lines, {self._data[1]} octets in all]")
+        return rest
 
     def _line(self, speaker: str, line: bytes) -> None:
         if speaker == "S":
@@ -61,6 +79,9 @@ class TraceLines:
         elif self._in_exchange:
             self._in_exchange = False
             self._say("C", "*" if line == b"*" else MASK)  # "*" gives the exchange up
+        elif (match := _chunk(line)) is not None:
+            self._chunk, self._data = int(match[1]), (0, 0)
+            self._say("C", _shown(line))
         elif (match := _auth(line)) is not None:
             self._say("C", f"{_shown(match[1])} {MASK}")
         else:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from mailnode.cli import cli
 from mailnode.interfaces import QueuedMessage, Selection, Settlement
-from mailnode.mail import Entry, Envelope, Mode, Outcome, Path, Recipient, Reply
+from mailnode.mail import Entry, Envelope, Mode, Outcome, Path, Recipient, Reply, Terms
 from mailnode.mail import Result as Delivery
 from mailnode.spool.sqlite import SqliteSpool
 
@@ -147,6 +147,24 @@ def test_show_has_the_envelope_and_the_header_and_the_body_only_when_asked(run: 
         missing.exit_code == os.EX_NOINPUT
         and missing.stderr == "mailnode: no message 0000000000000 in the spool\n"
     )
+
+
+def test_show_has_what_was_said_of_the_message_and_of_notices_only_where_something_was(
+    run: Run, spool: Spool
+) -> None:
+    assert "Terms" not in (plain := run("queue", "show", str(spool.put("jones@mit.example"))).stdout)
+    assert "notify" not in plain and "original" not in plain
+    id, draft = spool.spool.new_id(), spool.spool.draft()
+    draft.write(b"Subject: x\r\n\r\n")
+    wishes = (("SUCCESS", "DELAY"), "rfc822;Jones\x1b[31m@mit.example")
+    recipient = Recipient(path("jones@mit.example"), Mode.MAIL, 0, 0, None, None, *wishes)
+    terms = Terms(eight_bit=True, utf8=True, ret="HDRS", envid="QQ \x1b]0;x\x07")
+    envelope = Envelope(Mode.MAIL, path("smith@usc.example"), (recipient,), terms)
+    fired(spool.spool.accept(id, envelope, draft, False))
+    shown = run("queue", "show", id).stdout
+    assert "Terms:   8BITMIME SMTPUTF8 RET=HDRS ENVID=QQ " in shown
+    assert "         notify: success, delay\n         original recipient: rfc822;Jones" in shown
+    assert "\x1b" not in shown and "\x07" not in shown
 
 
 def test_export_is_octet_for_octet(run: Run, spool: Spool) -> None:

@@ -11,6 +11,7 @@ from mailnode.config import Configuration, ConfigurationErrors, find, load, pars
 from mailnode.configuration.checks import NOT_YET
 from mailnode.configuration.values import NamedUser, Route, Target
 from mailnode.mail import Path
+from mailnode.welcome import Welcome
 
 HEAD = 'hostname = "MIT.example"\n'
 
@@ -82,6 +83,42 @@ def test_a_syntax_error_is_one_line_with_file_line_and_column(tmp_path: FilePath
     with pytest.raises(ConfigurationErrors) as caught:
         load(str(file), {}, "/")
     assert caught.value.lines == (f"{file}:2:3: not UTF-8",)
+
+
+def test_what_the_host_says_of_messages_is_read() -> None:
+    terminals = read(
+        """
+        data = "/d"
+        [terminals]
+        utmp = "logind"
+        welcome = ["Smith@USC.example", "@mit.example"]
+        rate = 0
+        rate_all = 1000
+        """
+    ).terminals
+    assert (terminals.utmp, terminals.socket, terminals.attached) == ("logind", "/d/terminals.sock", True)
+    assert terminals.welcome == Welcome("named", ["smith@usc.example", "@mit.example"])
+    assert (terminals.rate, terminals.rate_all) == (0, 1000)
+    usual = read("[terminals]\nsocket = 's/t.sock'\nutmp = 'u'\nwelcome = 'same host'", "/etc").terminals
+    assert (usual.socket, usual.utmp, usual.rate, usual.rate_all) == ("/etc/s/t.sock", "/etc/u", 10, 30)
+    assert usual.welcome == Welcome("same host") and read("").terminals.welcome == Welcome("all")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "welcome = 'some'",
+            "terminals.welcome: expected one of all, same host, trusted, nobody, or a list of",
+        ),
+        ("welcome = ['smith']", "terminals.welcome: 'smith' is neither an address nor an @domain"),
+        ("rate = -1", "terminals.rate: "),
+        ("rate_all = 1001", "terminals.rate_all: "),
+    ],
+)
+def test_what_cannot_be_obeyed_of_messages_is_an_error(text: str, line: str) -> None:
+    (found,) = errors(f"[terminals]\n{text}")
+    assert found.startswith(line)
 
 
 def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: FilePath) -> None:

@@ -24,7 +24,7 @@ from zope.interface import implementer
 
 from mailnode.access.rules import Access, PeerRule
 from mailnode.channel.factories import ReceiverFactory
-from mailnode.channel.receiving import Doors
+from mailnode.channel.receiving import Doors, Listener
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.intake import Intake
@@ -71,7 +71,16 @@ class Transcript:
                 lines = behind.said[: behind.said.index(".")]
                 plain = [line[1:] if line.startswith(".") else line for line in lines]
                 found.append("".join(line + "\r\n" for line in plain).encode("latin-1"))
+            found += chunked(turn)
         return found
+
+
+def chunked(turn: Turn) -> list[bytes]:
+    """The message that this host took in chunks, if it took one in this turn."""
+    text, octets = b"", turn.octets
+    for match in re.finditer(rb"BDAT ([0-9]+)(?: LAST)?\r\n", octets):
+        text += octets[match.end() : match.end() + int(match[1])]
+    return [text] if b" LAST\r\n" in octets and turn.heard[-1].startswith("250") else []
 
 
 def parse(text: str) -> Transcript:
@@ -163,7 +172,8 @@ class Host:
             self.terminals.log_in(user, f"pts/{number}")
         address = config.get("address", "127.0.0.1")
         self.transport = StringTransport(peerAddress=IPv4Address("TCP", address, 40000))
-        self.factory = ReceiverFactory(self._doors(config), self.clock)
+        listener = Listener(config.get("role", "smtp"))
+        self.factory = ReceiverFactory(self._doors(config), self.clock, listener=listener)
         for text in config.get("held", []):
             self._hold(text)
         self.channel = self.factory.buildProtocol(IPv4Address("TCP", address, 40000))

@@ -101,9 +101,13 @@ def keep(secret: str, random: Callable[[int], bytes], recoverable: bool) -> list
         raise ValueError(NOT_SAID)
     hashed = hash_secret(prepared, random(SALT_SIZE))
     _, keys = derive(prepared, random(SALT_SIZE), ITERATIONS)
+    return [hashed, scram_part(keys), *readable]
+
+
+def scram_part(keys: ScramKeys) -> str:
+    """The line's part behind the name."""
     words = (keys.salt, keys.stored_key, keys.server_key)
-    scram = "$".join(["scram-sha-256", str(keys.iterations), *map(_base64, words)])
-    return [hashed, scram, *readable]
+    return "$".join(["scram-sha-256", str(keys.iterations), *map(_base64, words)])
 
 
 def read_line(line: str) -> tuple[str, str] | None:

@@ -30,6 +30,7 @@ from mailnode.access.kept import (
     matches,
     octets_of,
     read_line,
+    scram_part,
 )
 from mailnode.access.turnstile import Turnstile
 from mailnode.mail import ScramKeys
@@ -153,6 +154,13 @@ class Passwords:
             raise ValueError("that is not a user name")
         self._rewrite(name, [f"{name}:{part}" for part in keep(secret, self._random, recoverable)])
 
+    def set_keys(self, name: str, keys: ScramKeys) -> None:
+        """Gives `name` a secret of which nothing but the keys is known, durably. ValueError; OSError."""
+        part = scram_part(keys)
+        if read_line(f"{name}:{part}") != (name, part):
+            raise ValueError("that is not a user name")
+        self._rewrite(name, [f"{name}:{part}"])
+
     def remove(self, name: str) -> bool:
         """Takes the secret of `name` away, durably; whether there was one. OSError."""
         there = name in self._file().entries
@@ -186,13 +194,13 @@ class Passwords:
                 with open(self.path, encoding="utf-8", errors="surrogateescape") as file:
                     old, status = file.read(FILE_SIZE).split("\n"), os.fstat(file.fileno())
             except FileNotFoundError:
-                old, status = [], None
+                old, status = [], os.fstat(folder_descriptor)
             kept = [line for line in old if line and line.partition(":")[0].strip() != name]
             descriptor, draft = tempfile.mkstemp(prefix=".passwords-", dir=folder)  # 0600
             try:
                 with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
                     file.write("".join(line + "\n" for line in [*kept, *new]))
-                    if status is not None and os.geteuid() == 0:  # the node reads it, not root
+                    if os.geteuid() == 0:  # the node reads it, not root
                         os.fchown(file.fileno(), status.st_uid, status.st_gid)
                     file.flush()
                     os.fsync(file.fileno())

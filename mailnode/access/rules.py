@@ -14,7 +14,7 @@ from zope.interface import implementer
 from mailnode.access.backoff import Backoff
 from mailnode.access.networks import in_networks, loopback
 from mailnode.access.turnstile import FullError
-from mailnode.interfaces import IAccess
+from mailnode.interfaces import INVITED, IAccess
 from mailnode.mail import (
     Client,
     CramDigest,
@@ -34,6 +34,9 @@ TERMINALS_ALLOW: Final = ("anyone", "trusted", "authenticated", "none")
 
 # Listeners where nothing goes before AUTH, and an address proves nothing (RFC 6409 4.3, RFC 2645 5.1).
 AUTH_ONLY: Final = ("submission", "odmr")
+
+# RFC 1985 5: anybody may ask that a queue be started, for it goes to where it would go anyway.
+ETRN_HEARD: Final = ("smtp", "odmr")
 
 _MAIL: Final = (Mode.MAIL,)
 _ALL_MODES: Final = (Mode.MAIL, Mode.SEND, Mode.SOML, Mode.SAML)
@@ -64,6 +67,13 @@ class Secrets(Protocol):
         """The SCRAM keys of `name`, or for one that has none keys that nothing fits."""
 
 
+class Invited(Protocol):
+    """Where the keys of invitations are known."""
+
+    def keys(self, identity: str) -> Deferred[ScramKeys | None]:
+        """The keys of the invitation that `identity` names, None if there is none."""
+
+
 @dataclass(frozen=True, slots=True)
 class PeerRule:
     """How a peer proves itself: by AUTH under its name, by a client certificate, by its address.
@@ -83,8 +93,9 @@ class Access:
     """`relay_networks` are trusted; `terminals_allow` says who may SEND, SOML and SAML.
 
     Without `secrets` nobody can authenticate but by certificate. `backoff` remembers the hosts that failed;
-    give the same one again when the rules are made anew. `callers` are names under which we call others: their
-    secrets are known there, so nobody proves anything by them here. ValueError for a network or a word that is none.
+    give the same one again when the rules are made anew. `callers` are names under which we call others:
+    their secrets are known there, so nobody proves anything by them here. Without `invited` nobody proves to
+    hold an invitation. ValueError for a network or a word that is none.
     """
 
     def __init__(
@@ -95,6 +106,7 @@ class Access:
         secrets: Secrets | None = None,
         backoff: Backoff | None = None,
         callers: Collection[str] = (),
+        invited: Invited | None = None,
     ) -> None:
         if terminals_allow not in TERMINALS_ALLOW:
             raise ValueError(f"{terminals_allow!r} is none of {TERMINALS_ALLOW}")
@@ -105,6 +117,7 @@ class Access:
         self._peer_networks = [(peer.name, in_networks(peer.networks)) for peer in peers if peer.networks]
         self._cram_md5 = any(peer.cram_md5 and peer.auth for peer in peers)
         self._callers = frozenset(callers)
+        self._invited = invited
         self._secrets = secrets
         self._backoff = Backoff() if backoff is None else backoff
         self._log = Logger("mailnode.access")
@@ -115,22 +128,28 @@ class Access:
         if client.turned:
             # It leads because we called it: nothing was proved, and its address proves nothing either.
             return Rights(self._modes(trusted=False, authenticated=False))
+        if client.identity.startswith(INVITED):
+            return Rights(modes=(), pair=True)
         authenticated = bool(client.identity)
         by_place = client.listener not in AUTH_ONLY and (not client.address or self._trusted(client.address))
         trusted = authenticated or by_place
+        peer = self.peer(client)
         return Rights(
             modes=self._modes(trusted, authenticated),
             relay=trusted,
             verify=trusted,
             expand=trusted,
-            turn=bool(self.peer(client)),
+            turn=bool(peer),
+            # Named to who is no peer yet, so that it may prove itself (RFC 2645 4).
+            atrn=bool(peer or (self._peers and client.listener in AUTH_ONLY)),
+            etrn=bool(self._peers) and client.listener in ETRN_HEARD,
             mechanisms=self._mechanisms(client),
             must_authenticate=client.listener in AUTH_ONLY and not authenticated,
         )
 
     def peer(self, client: Client) -> str:
         """The peer that `client` has proved to be, "" if it is none. A HELO name proves nothing."""
-        if client.turned:
+        if client.turned or client.identity.startswith(INVITED):
             return ""
         by_name = self._peers.get(client.identity)
         if by_name is not None and by_name.auth:
@@ -199,6 +218,10 @@ class Access:
         if self._backoff.waits(client.address):
             return succeed(LATER)
         keys = self._secrets.keys(self._asked(name, self._by_secret))
+        if self._invited is not None and name.startswith(INVITED) and client.tls:
+            # Under TLS alone: what an invitation is used for must not be changed on the way.
+            nobody = keys
+            keys = self._invited.keys(name).addCallback(lambda found: nobody if found is None else found)
         return cast("Deferred[ScramKeys | Reply]", keys)
 
     def _right(self, client: Client, credentials: Credentials) -> Deferred[bool]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -43,6 +43,11 @@ def host_of(address: IAddress | None) -> str:
     return host
 
 
+def counted_as(host: str) -> str:
+    """What the connections of `host` are counted under: whoever has an IPv6 address has its /64."""
+    return str(ip_network((host, 64), strict=False)) if ":" in host else host
+
+
 def is_loopback(address: str) -> bool:
     """Whether what goes to `address` stays on this host."""
     try:
@@ -54,7 +59,8 @@ def is_loopback(address: str) -> bool:
 class ReceiverFactory(Factory):
     """Channels on which this host receives, until a peer turns the line.
 
-    `connections` and `connections_per_host` bound how many are open at once; one more gets 421.
+    `connections` and `connections_per_host` bound how many are open at once; one more gets 421. Of IPv6
+    hosts those of one /64 count together.
     """
 
     noisy = False
@@ -82,7 +88,8 @@ class ReceiverFactory(Factory):
 
     def buildProtocol(self, addr: IAddress | None) -> Channel:
         host = host_of(addr)
-        refusal = self._refusal(host)
+        counted = counted_as(host)
+        refusal = self._refusal(counted)
         listener = self._listener
 
         def first(channel: Channel) -> Role:
@@ -93,8 +100,8 @@ class ReceiverFactory(Factory):
             return ReceiverRole(channel, doors, client, self._turn, refusal, listener)
 
         channel = Channel(self._clock, first, self._forget, self._trace)
-        self._channels[channel] = host
-        self._hosts[host] += 1
+        self._channels[channel] = counted
+        self._hosts[counted] += 1
         return channel
 
     @property
@@ -177,9 +184,10 @@ class SenderFactory(Factory):
         trace: Trace | None = None,
         tls: ClientTls | None = None,
         tls_name: str = "",
+        tls_pin: str = "",
     ) -> None:
         self._plan = plan
-        self._tls = Tls(tls, tls_name or host) if tls is not None else None
+        self._tls = Tls(tls, tls_name or host, tls_pin) if tls is not None else None
         self._letters = letters
         self._clock = clock
         self._ended = ended

@@ -22,6 +22,7 @@ from mailnode.interfaces import (
     ICustody,
     IIntake,
     ILetters,
+    IPairing,
     IPeering,
     IRouting,
 )
@@ -35,7 +36,8 @@ LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in proces
 
 @dataclass(frozen=True, slots=True)
 class Doors:
-    """What a receiver asks, and how it presents itself. Without `peering` nobody may turn the line."""
+    """What a receiver asks, and how it presents itself. Without `peering` nobody may turn the line, without
+    `pairing` nobody can use an invitation."""
 
     hostname: str
     access: IAccess
@@ -46,6 +48,7 @@ class Doors:
     patience: float = 300  # seconds that the client has for a command (RFC 1123 5.3.2)
     data_rate: float = 100  # octets a second, what mail data must reach on average after a minute
     tls: ServerTls | None = None
+    pairing: IPairing | None = None
 
 
 class Granted(NamedTuple):
@@ -116,7 +119,9 @@ class ReceiverRole:
     # ------------------------------------------------------------- the channel's side
 
     def started(self) -> None:
-        self._channel.throttle(True)  # whoever asks and does not read the replies fills no memory
+        # Whoever asks and does not read the replies fills no memory. Not during a handshake: TLS then says
+        # that nothing can be written, and nothing could be while nothing is read.
+        self._channel.throttle(not self._new_to_tls)
         if self._refusal is not None:
             self._machine.refuse(self._refusal)
         self._channel.expect(self._doors.patience)
@@ -330,6 +335,12 @@ class ReceiverRole:
             return
         self._answer(self._doors.peering.start(self._client, event.node))
 
+    def _ask_pair(self, event: events.AskPair) -> None:
+        if self._doors.pairing is None:
+            self._machine.answer(replies.NOT_FOR_YOU)
+            return
+        self._answer(self._doors.pairing.pair(self._client, event.keys))
+
     def _ask_turn(self, event: events.AskTurn) -> None:
         def decided(grant: ILetters | Reply) -> Reply:
             if isinstance(grant, Reply):
@@ -354,6 +365,7 @@ class ReceiverRole:
     def _secure(self) -> None:
         assert self._doors.tls is not None
         self._securing = False
+        self._channel.throttle(False)
         self._channel.secure(self._doors.tls.creator)
         # RFC 3207 4.2: who the client was, or said it was, is forgotten.
         self._client = replace(self._client, tls=True, identity="", hello="", extended=False)
@@ -363,6 +375,7 @@ class ReceiverRole:
     def _learn_certificate(self) -> None:
         """The handshake is over, for something has come through it."""
         self._new_to_tls = False
+        self._channel.throttle(True)
         mark = fingerprint(self._channel.transport)
         if mark:
             self._client = replace(self._client, fingerprint=mark)
@@ -399,6 +412,7 @@ ACTIONS: Final[dict[type, Callable[[ReceiverRole, Any], None]]] = {
     events.AskScramKeys: ReceiverRole._ask_scram_keys,
     events.AskTurn: ReceiverRole._ask_turn,
     events.AskStart: ReceiverRole._ask_start,
+    events.AskPair: ReceiverRole._ask_pair,
     events.StartTls: ReceiverRole._start_tls,
     events.Discarded: ReceiverRole._discarded,
     events.Turned: ReceiverRole._turned,

@@ -89,6 +89,7 @@ class Tls(NamedTuple):
 
     client: ClientTls
     name: str
+    pin: str = ""  # the fingerprint that its certificate must have
 
 
 class SenderRole:
@@ -158,6 +159,7 @@ class SenderRole:
     def drain(self) -> None:
         """Gives no further letter; the one in hand is finished."""
         self._draining = True
+        self._machine.peer.leaving = True
         if self._wanted is not None:
             self._wanted.cancel()
 
@@ -235,12 +237,8 @@ class SenderRole:
         if self._over:
             return
         assert self._tls is not None
-        try:
-            creator = self._tls.client.creator(self._tls.name, self._plan.tls == "verified")
-        except ValueError as error:  # no name that a certificate could be for, or no roots to be read
-            self._machine.fail(no_tls(str(error)))
-            return
-        self._channel.secure(creator)
+        verified = self._plan.tls == "verified"
+        self._channel.secure(self._tls.client.creator(self._tls.name, verified, self._tls.pin))
         self._machine.secured()
 
     def _stream(self, letter: Letter, chunk: bool) -> None:
@@ -286,6 +284,8 @@ class SenderRole:
             self._over = True
             self._ended(ended)
             self._channel.become(turn_to(self._channel, ended))
+            if self._draining:  # the TURN was on its way already
+                self._channel.drain()
             return
         if not self._over:
             self._over = True

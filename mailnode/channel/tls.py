@@ -83,6 +83,11 @@ class ServerTls:
         context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
         self.context, self.leaf = context, leaf
 
+    @property
+    def fingerprint(self) -> str:
+        """As `fingerprint_of` gives it of the certificate that is shown."""
+        return fingerprint_of(self.leaf)
+
     def doubts(self, hostname: str, now: datetime | None = None) -> list[str]:
         """What an operator should know of the certificate, for it does not keep the node from running."""
         return [f"{self._certificate}: {doubt}" for doubt in _doubts(self.leaf, hostname, now)]
@@ -126,13 +131,16 @@ class ClientTls:
         if roots is not None:
             self._load_roots()
 
-    def creator(self, host: str, verified: bool) -> IOpenSSLClientConnectionCreator:
+    def creator(self, host: str, verified: bool, pin: str = "") -> IOpenSSLClientConnectionCreator:
         """For `transport.startTLS` to `host`, a name or an IP address.
 
         With `verified` the handshake fails, as UntrustedError, unless the certificate leads to a root and
-        is for `host` (RFC 6125).
+        is for `host` (RFC 6125). With `pin`, a fingerprint as `fingerprint_of` gives it, it fails unless
+        the certificate has it, and nothing else matters: neither roots, nor names, nor dates.
         """
         name = _name_of(host)
+        if pin:
+            return cast(IOpenSSLClientConnectionCreator, _ClientCreator(self._strong, name, None, pin))
         if not verified:
             return cast(IOpenSSLClientConnectionCreator, _ClientCreator(self._any, name, None))
         if not self._with_roots:
@@ -159,21 +167,49 @@ class ClientTls:
 
 @implementer(IOpenSSLClientConnectionCreator)
 class _ClientCreator:
-    """`name` goes out as SNI (RFC 6066 3) if not empty; the certificate must be for `expected`, or any."""
+    """`name` goes out as SNI (RFC 6066 3) if not empty; the certificate must be for `expected`, or any, or
+    the one with the fingerprint `pin`."""
 
-    def __init__(self, context: SSL.Context, name: str, expected: str | None) -> None:
+    def __init__(self, context: SSL.Context, name: str, expected: str | None, pin: str = "") -> None:
         self._context = context
         self._name = name
         self._expected = expected
+        self._pin = pin
 
     def clientConnectionForTLS(self, tlsProtocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         connection = SSL.Connection(self._context, None)
         if self._name:
             connection.set_tlsext_host_name(self._name.encode("ascii"))
-        if self._expected is not None:
+        check = None
+        if self._pin:
+            check = functools.partial(_check_pin, self._pin, tlsProtocol.failVerification)
+        elif self._expected is not None:
             check = functools.partial(_check, self._expected, tlsProtocol.failVerification)
+        if check is not None:
             connection.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, check)
         return connection
+
+
+def _check_pin(
+    pin: str,
+    fail: Callable[[Failure], None],
+    _connection: SSL.Connection,
+    certificate: Any,
+    _error: int,
+    depth: int,
+    _ok: int,
+) -> bool:
+    """OpenSSL's question about each certificate of a chain, once or more: the first one decides."""
+    if depth:
+        return True  # who signed it does not matter
+    try:
+        found = fingerprint_of(certificate.to_cryptography())
+    except Exception as broken:  # a stranger wrote the certificate: whatever is wrong in it is a no
+        found = f"not to be read: {broken}"
+    if found == pin:
+        return True
+    fail(Failure(UntrustedError(f"The certificate is another than the one that is known: {found}")))
+    return False
 
 
 def _check(

@@ -11,7 +11,7 @@ from mailnode import config
 from mailnode.commands.invocation import Invocation, pass_invocation
 from mailnode.commands.output import count, listed
 from mailnode.config import Configuration, ConfigurationErrors
-from mailnode.node import build_client_tls, build_server_tls
+from mailnode.parts import build_client_tls, build_server_tls
 from mailnode.terminal_room import NO_LIBRARY, has_logind, logins_kind
 from mailnode.terminals.screen import visible
 

@@ -14,6 +14,7 @@ from mailnode.control_client import ControlClient, NoNodeError, RefusedError, so
 
 PATIENCE: Final = 1200.0  # seconds; RFC 1123 5.3.2 lets a host take ten minutes over the last dot
 NOTHING: Final = 453  # RFC 2645 4.2.3: you have no mail
+NOT_STARTED: Final = (458, 459)  # RFC 1985 5.1
 _COLOURS: Final = {"C": "cyan", "S": ""}
 
 
@@ -47,6 +48,8 @@ def dial(invocation: Invocation, name: str, trace: bool) -> int:
     def said(speaker: str, text: str) -> None:
         if speaker == "turn":
             screen.say(safe(f"------ the line is turned: {name} leads ------", "bold yellow"))
+        elif speaker == "tls":
+            screen.say(safe("------ TLS from here on ------", "bold yellow"))
         else:
             screen.say(safe(f"{speaker}: {text}", _COLOURS.get(speaker, "")))
 
@@ -74,10 +77,18 @@ def summary(name: str, answer: dict[str, Any]) -> tuple[Text, int]:
     """The last line, and the exit status. `answer` is the node's to the request `dial`."""
     reply, code = str(answer.get("reply", "")), int(answer.get("code", 0))
     given = count(int(answer.get("given", 0)), "recipient")
-    gave = f"mail for {given} given, "
+    received = count(int(answer.get("received", 0)), "message")
+    gave = f"mail for {given} given, {received} received, "
+    if answer.get("open"):
+        return safe(f"{name}: {gave}the line stays open: {reply}", "green"), os.EX_OK
+    if answer.get("started"):
+        return safe(
+            f"{name}: mail for {given} given, the queue there was started: {reply}", "green"
+        ), os.EX_OK
     if answer.get("turned"):
         return safe(f"{name}: {gave}the line was turned: {reply}", "green"), os.EX_OK
     if code == NOTHING or "no messages" in reply.lower():
         return safe(f"{name}: {gave}nothing to fetch: {reply}", "green"), os.EX_OK
+    failed = "the queue there was not started" if code in NOT_STARTED else "the line was not turned"
     status = os.EX_TEMPFAIL if 400 <= code < 500 else os.EX_UNAVAILABLE
-    return safe(f"{name}: {gave}the line was not turned: {reply}", "red"), status
+    return safe(f"{name}: {gave}{failed}: {reply}", "red"), status

@@ -15,13 +15,19 @@ ANYBODY: Final = Path("postmaster", "localhost")
 
 
 def rcpt_reply(
-    hostname: str, routing: IRouting, terminals: ITerminals, path: Path, mode: Mode, rights: Rights
+    hostname: str,
+    routing: IRouting,
+    terminals: ITerminals,
+    path: Path,
+    mode: Mode,
+    client: Client,
+    rights: Rights,
 ) -> Reply:
-    """The reply to RCPT for a client with `rights`; 502 if the verb itself is refused to it."""
+    """The reply to RCPT for `client`, which has `rights`; 502 if the verb itself is refused to it."""
     if mode not in rights.modes:
         return NOT_OFFERED
     intake = Intake(hostname, routing, terminals, MemorySpool(time.time), time.time)
-    custody = intake.begin(Client(), rights, mode, ANYBODY, 0)
+    custody = intake.begin(client, rights, mode, ANYBODY, 0)
     if isinstance(custody, Reply):
         return custody
     try:

@@ -13,8 +13,7 @@ from mailnode.commands.invocation import Invocation, pass_invocation
 from mailnode.commands.mail import recipient_path
 from mailnode.commands.output import Screen, count, safe, table
 from mailnode.commands.rcpt import rcpt_reply
-from mailnode.config import Configuration
-from mailnode.configuration.values import Route
+from mailnode.config import Configuration, Route
 from mailnode.interfaces import (
     Account,
     Addresses,
@@ -26,7 +25,7 @@ from mailnode.interfaces import (
     Moved,
 )
 from mailnode.mail import Client, Destination, Held, Hop, Local, Mode, Path, Reply, Rights
-from mailnode.node import build_directory, build_routing
+from mailnode.parts import build_directory, build_routing
 from mailnode.seen_terminals import look
 from mailnode.smtp.grammar import literal_address
 
@@ -91,7 +90,7 @@ class Explanation:
         """The reply to RCPT; 502 if the verb itself is refused to this client."""
         rights = self._access.rights(client)
         host, mode = self._configuration.host, self._mode
-        return rcpt_reply(host, self._routing, self._terminals, self._path, mode, rights)
+        return rcpt_reply(host, self._routing, self._terminals, self._path, mode, client, rights)
 
     # ------------------------------------------------------------- why
 

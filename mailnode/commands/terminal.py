@@ -8,6 +8,7 @@ from typing import Final
 
 import click
 
+from mailnode.attached_client import RefusedNowError
 from mailnode.attachment import Attachment, charset_of
 from mailnode.commands.invocation import CommandError, Invocation, pass_invocation, words_of
 from mailnode.commands.output import note
@@ -55,7 +56,8 @@ def terminal(invocation: Invocation, quiet: bool) -> None:
     except NoNodeError:
         raise CommandError(NO_SOCKET, os.EX_UNAVAILABLE) from None
     except RefusedError as error:
-        raise CommandError(str(error), os.EX_NOPERM) from None
+        status = os.EX_TEMPFAIL if isinstance(error, RefusedNowError) else os.EX_NOPERM
+        raise CommandError(str(error), status) from None
     except OSError as error:
         raise CommandError(f"cannot reach the node: {words_of(error)}", os.EX_NOPERM) from None
     finally:

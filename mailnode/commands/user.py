@@ -11,6 +11,7 @@ from twisted.internet.defer import execute
 
 from mailnode.access.kept import SECRET_SIZE
 from mailnode.access.passwords import Passwords
+from mailnode.commands.invited import invited
 from mailnode.commands.invocation import (
     CommandError,
     Invocation,
@@ -155,12 +156,13 @@ def list_(invocation: Invocation) -> None:
     known = passwords.names()
     needed = [peer.name for peer in configuration.peer if "auth" in peer.allow]
     needed += [dial.user for dial in configuration.dial if dial.user]
+    awaited = invited(configuration)
     rows = table("NAME", "IS", "SECRET")
     for name in sorted({*known, *needed}):
         rows.add_row(
             safe(name),
             ", ".join(roles(configuration, name)) or "not in this configuration",
-            _kept(passwords, name),
+            _kept(passwords, name) + (", invited" if name in awaited else ""),
         )
     if rows.row_count:
         Screen().show(rows)
@@ -173,5 +175,5 @@ def _kept(passwords: Passwords, name: str) -> str:
     if kept.secret is not None:
         return "readable"
     if not kept.scrypt:
-        return "missing"
+        return "missing" if kept.scram is None else "keys for SCRAM alone"
     return "hashed" if kept.scram is not None else "hashed, without keys for SCRAM: set it again"

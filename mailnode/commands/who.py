@@ -11,7 +11,7 @@ from rich.text import Text
 from mailnode.commands.invocation import CommandError, Invocation, pass_invocation
 from mailnode.commands.output import Screen, clock_time, iso, json_line, note, safe, span, table
 from mailnode.interfaces import Terminal, Unknown
-from mailnode.node import build_directory
+from mailnode.parts import build_directory
 from mailnode.seen_terminals import look
 
 

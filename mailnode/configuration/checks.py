@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mailnode.configuration.decoding import Problems, key_path
-from mailnode.configuration.sections import Configuration, Peer
+from mailnode.configuration.sections import Configuration, Dial, Peer
 from mailnode.configuration.values import shown
 from mailnode.mail import CHUNK, Path
 from mailnode.smtp.grammar import LOCAL_LIMIT, parse_domain
@@ -21,9 +21,7 @@ def _always(value: object) -> bool:
 # Keys that the structure knows and this version does not obey: (key path, the values meant). They are
 # errors, so that nothing which an operator wrote is silently without effect.
 NOT_YET: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (
-    ("listen[].role", lambda role: role == "odmr"),
     ("mailboxes.lmtp", _always),
-    ("dial[].command", lambda command: command != "TURN"),
 )
 
 
@@ -83,6 +81,9 @@ def _listeners(configuration: Configuration, known: Problems) -> Iterator[Findin
             yield f"{place}.tls", f"{listen.tls} needs a certificate and a key in [tls]"
         if listen.role == "submission" and not passwords:
             yield f"{place}.role", "submission needs users.passwords, or nobody could log in"
+        certified = any("certificate" in peer.allow for peer in configuration.peer)
+        if listen.role == "odmr" and not (passwords or certified or _spoiled(known, "peer")):
+            yield f"{place}.role", "odmr needs users.passwords, or nobody could log in"
         if listen.role == "lmtp" and _tcp_port(listen.endpoint) == "25":
             yield f"{place}.endpoint", "LMTP is not spoken on port 25 (RFC 2033 5)"
         if listen.bare_newlines == "normalize" and listen.role != "smtp":
@@ -247,8 +248,30 @@ def _secrets(configuration: Configuration, known: Problems) -> Iterator[Finding]
 def _dials(configuration: Configuration, known: Problems) -> Iterator[Finding]:
     names: dict[str, int] = {}
     for index, dial in enumerate(configuration.dial):
+        place = f"dial[{index}]"
         if names.setdefault(dial.name, index) != index:
-            yield f"dial[{index}].name", f"{dial.name} is dial[{names[dial.name]}] already"
+            yield f"{place}.name", f"{dial.name} is dial[{names[dial.name]}] already"
+        if dial.domains and dial.command == "TURN" and not _spoiled(known, f"{place}.command"):
+            yield f"{place}.domains", "TURN fetches all there is; ATRN and ETRN name domains (RFC 2645)"
+        single = next((domain for domain in dial.domains if "." not in domain), None)
+        if single is not None and not _spoiled(known, f"{place}.domains"):
+            yield f"{place}.domains", f"{single} is not a fully qualified domain"
+        if dial.wait is not None and not 1 <= dial.wait <= 3600:
+            yield f"{place}.wait", "must be at least 1s and at most 1h"
+        if dial.wait is not None and dial.command == "ETRN" and not _spoiled(known, f"{place}.command"):
+            yield f"{place}.wait", "ETRN turns no line that could stay open"
+        if dial.every is not None and dial.every < 1:
+            yield f"{place}.every", "must be at least 1s"
+        if dial.fingerprint is not None:
+            yield from _pinned(place, dial)
+
+
+def _pinned(place: str, dial: Dial) -> Iterator[Finding]:
+    """Where the certificate of the host cannot be looked at, a fingerprint proves nothing."""
+    if dial.tls == "none":
+        yield f"{place}.fingerprint", "without TLS there is no certificate"
+    elif dial.endpoint.startswith(("tls:", "ssl:", "wrapped")):
+        yield f"{place}.fingerprint", f"write tcp: for STARTTLS; {dial.endpoint[:3]}: brings its own checks"
 
 
 def _routes(configuration: Configuration, known: Problems) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from mailnode.configuration.values import (
     MaildirTemplate,
     NamedUser,
     Network,
+    NextHop,
     Route,
     ServerEndpoint,
     Size,
@@ -106,6 +107,7 @@ class Peer(Section, frozen=True):
     fingerprint: Fingerprint | None = None
     cram_md5: bool = False
     keep: Duration = Duration(30 * 86400)
+    deliver: NextHop | None = None  # where ETRN sends what is held; None: it has to be fetched
 
 
 class Dial(Section, frozen=True):
@@ -114,11 +116,13 @@ class Dial(Section, frozen=True):
     name: UserName
     endpoint: ClientEndpoint
     command: Literal["TURN", "ATRN", "ETRN"] = "TURN"
-    domains: list[Domain] = []
+    domains: list[Domain] = []  # of ATRN, none: all that are ours there; of ETRN, none: the local ones
     user: UserName | None = None
     tls: Literal["none", "opportunistic", "required", "verified"] = "opportunistic"
+    fingerprint: Fingerprint | None = None  # of its certificate, which must be this one
     outbound: bool = True
     every: Duration | None = None  # None: only when it is told to
+    wait: Duration | None = None  # None: no line is kept open; else: with a sign of life that often
 
 
 class Configuration(Section, frozen=True):

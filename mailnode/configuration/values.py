@@ -63,6 +63,12 @@ class ClientEndpoint(str):
     __slots__ = ()
 
 
+class NextHop(str):
+    """ "mx", or a Twisted client endpoint string."""
+
+    __slots__ = ()
+
+
 class Route:
     """Where mail for a domain goes: `to` is "mx", "hold", or a Twisted client endpoint string; `tls` is one
     of TLS_POLICIES. Written as a text, or as a table `{ to = "mx", tls = "verified" }`.
@@ -298,6 +304,12 @@ def read_client_endpoint(value: object) -> ClientEndpoint:
     return ClientEndpoint(text)
 
 
+def read_next_hop(value: object) -> NextHop:
+    if value == "hold":
+        raise ValueError("hold is no way to anywhere")
+    return NextHop(_next_hop(value))
+
+
 def read_route(value: object) -> Route:
     if not isinstance(value, dict):
         return Route(_next_hop(value))
@@ -350,6 +362,7 @@ _READERS: Final[dict[type, Callable[[object], object]]] = {
     Network: read_network,
     ServerEndpoint: read_server_endpoint,
     ClientEndpoint: read_client_endpoint,
+    NextHop: read_next_hop,
     Route: read_route,
     UserName: read_user_name,
     NamedUser: read_named_user,

@@ -76,7 +76,8 @@ def build(report: Report) -> bytes:
         if part.encoding:
             fields.append(f"Content-Transfer-Encoding: {part.encoding}")
         octets += _lines([f"--{boundary}", *fields, ""]) + part.octets
-    return octets + _lines([f"--{boundary}--"])
+    # RFC 2046 5.1.1: the line end before a boundary is the boundary's, so what comes back needs its own.
+    return octets + _lines(["", f"--{boundary}--"])
 
 
 def success(recipient: Recipient, result: Result) -> str:

@@ -3,7 +3,8 @@
 Each call of the operating system gives the interpreter lock away and has to win it back from the
 reactor; a batch of messages has hundreds of them. In the node two remain, one that sends the batch and
 one that waits for what became of it. Both ends of the socket are the same program, and what goes over
-it is a MessagePack text behind its length: a list of jobs, then a list of error numbers.
+it is a MessagePack text behind its length: a list of jobs, each a text of its own, then a list of error
+numbers. A job that cannot be told or done for a reason that is no disk's spoils none but itself.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _PROGRAM: Final = (
     "from mailnode.delivery.maildir_process import main; main(int(sys.argv[1]), sys.argv[2] == 'privileged')"
 )
 _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_JOB: Final = msgspec.msgpack.Decoder(Job)
 
 
 class MaildirProcess:
@@ -48,7 +50,7 @@ class MaildirProcess:
         self._privileged = privileged
         self._child: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
-        self._encoder = msgspec.msgpack.Encoder()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_as_text)
         self._decoder = msgspec.msgpack.Decoder(list[int])
 
     @property
@@ -92,11 +94,18 @@ class MaildirProcess:
 
     def _ask(self, jobs: Sequence[Job]) -> list[OSError | None]:
         channel = self._socket or self._start()
-        _send(channel, self._encoder.encode(jobs))
+        _send(channel, self._encoder.encode([self._told(job) for job in jobs]))
         numbers = self._decoder.decode(_receive(channel))
         if len(numbers) != len(jobs):
             raise EOFError
         return [OSError(number, os.strerror(number)) if number else None for number in numbers]
+
+    def _told(self, job: Job) -> bytes:
+        """The job as a text; empty if it cannot be one (a folder's name that is not UTF-8)."""
+        try:
+            return self._encoder.encode(job)
+        except (TypeError, ValueError):
+            return b""
 
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
@@ -125,11 +134,39 @@ def main(descriptor: int, privileged: bool) -> None:
     with suppress(AttributeError):  # Linux: a node that is killed leaves nobody behind who still writes
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     writer = MaildirWriter(Disk(), time.time, privileged)
-    decoder = msgspec.msgpack.Decoder(list[Job])
+    texts = msgspec.msgpack.Decoder(list[bytes])
     with socket.socket(fileno=descriptor) as channel, suppress(EOFError, ConnectionError):
         while True:
-            errors = writer.write(decoder.decode(_receive(channel)))
-            _send(channel, msgspec.msgpack.encode([_number(error) for error in errors]))
+            numbers = work(writer, texts.decode(_receive(channel)))
+            _send(channel, msgspec.msgpack.encode(numbers))
+
+
+def work(writer: MaildirWriter, texts: Sequence[bytes]) -> list[int]:
+    """Does the jobs that `texts` are; the number of each one's error, 0 if there was none."""
+    jobs: dict[int, Job] = {}
+    for place, text in enumerate(texts):
+        with suppress(msgspec.MsgspecError, ValueError):
+            jobs[place] = _JOB.decode(text)
+    numbers = [errno.EINVAL] * len(texts)
+    if not jobs:
+        return numbers
+    try:
+        errors = writer.write(list(jobs.values()))
+    except Exception as error:  # no disk's: the job that it comes from is found by itself
+        if len(jobs) == 1:
+            print(f"mailnode: a message cannot be stored: {error!r}", file=sys.stderr, flush=True)
+            return numbers
+        return [work(writer, [text])[0] for text in texts]
+    for place, failure in zip(jobs, errors, strict=True):
+        numbers[place] = _number(failure)
+    return numbers
+
+
+def _as_text(value: object) -> str:
+    """The names of a configuration are texts of their own kinds, which MessagePack does not know."""
+    if isinstance(value, str):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} is no text")
 
 
 def _number(error: OSError | None) -> int:

@@ -75,10 +75,7 @@ class Line:
 
     def settle(self, letter: Letter, results: Results, host: str) -> None:
         parcel = self.open[letter]
-        named = {
-            recipient: Result(result.outcome, result.reply, host, dsn=result.dsn)
-            for recipient, result in results.items()
-        }
+        named = {recipient: replace(result, host=host) for recipient, result in results.items()}
         if len(parcel.results) + len(named) >= len(letter.recipients):
             del self.open[letter]
         parcel.settle(named)
@@ -201,8 +198,9 @@ class Relay:
                 self._log.info(
                     "no TLS with {host}: {why}; sent without", host=exchanger.name, why=ended.reply
                 )
-                if len(line.plain) < PLAIN_HOSTS:
-                    line.plain.add(exchanger.endpoint)
+                if len(line.plain) >= PLAIN_HOSTS:
+                    line.plain.clear()
+                line.plain.add(exchanger.endpoint)
                 ended = yield self._talk(line, exchanger)
             if ended.ending is Ending.DONE or not line.waiting:
                 return

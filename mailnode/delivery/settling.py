@@ -17,11 +17,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailnode.interfaces import INotices, ISettling, ISpool, Settlement
+from mailnode.interfaces import IHolding, INotices, ISettling, ISpool, Settlement
 from mailnode.mail import Entry, Mode, Outcome, Recipient, Reply, Result, Results
 
 # (attempts, age in seconds, sender was warned) -> (seconds until the next attempt or None, warn now)
 Decide: TypeAlias = Callable[[int, float, bool], tuple[float | None, bool]]
+
+NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
+NOT_FETCHED: Final = Reply(450, "The host has not fetched the message yet", "4.4.1")
 
 AGAIN: Final = 10.0  # seconds until a settlement that the disk refused is tried again
 
@@ -47,6 +50,7 @@ class Settling:
         clock: IReactorTime,
         now: Callable[[], float],
     ) -> None:
+        self.holding: IHolding | None = None  # without it HELD means what it says, for ever
         self._spool = spool
         self._notices = notices
         self._decide = decide
@@ -61,6 +65,7 @@ class Settling:
         settled: dict[Recipient, Result] = {}
         due = 0.0
         warn = False
+        held: list[Recipient] = []
         for recipient, result in _leaves(results):
             if result.outcome is Outcome.LATER:
                 attempts = recipient.attempts + 1
@@ -71,14 +76,33 @@ class Settling:
                 if result.outcome is Outcome.LATER and after is not None:
                     due = min(due, now + after) if due else now + after
                     warn = warn or warn_now
+            elif result.outcome is Outcome.HELD and self.holding is not None:
+                late = not entry.warned and self.holding.is_late(recipient, entry.arrived)
+                warn = warn or late
+                if self.holding.look(recipient, entry.arrived, entry.warned or warn) is None:
+                    result = Result.failed(NOT_ACTIVE)
+                else:
+                    held.append(recipient)
             settled[recipient] = result
             self._report(entry, recipient, result)
         told = self._tell(entry, results, settled, warn)
         rows = tuple(_row(recipient, result, settled) for recipient, result in results.items())
-        settlement = Settlement(entry.id, rows, due, warn)
-        if told is None:
-            return self._write(settlement)
-        return told.addCallback(lambda _: self._write(settlement))
+        settlement = Settlement(entry.id, rows, due, warn, self._look(entry, held, warn))
+        written = (
+            self._write(settlement) if told is None else told.addCallback(lambda _: self._write(settlement))
+        )
+        return written.addCallback(lambda _: self._say_held(held)) if held else written
+
+    def _look(self, entry: Entry, held: list[Recipient], warn: bool) -> float:
+        """When somebody has to look after what is HELD of an entry: the first of them decides."""
+        if self.holding is None:
+            return 0.0
+        looks = [self.holding.look(recipient, entry.arrived, entry.warned or warn) for recipient in held]
+        return min((look for look in looks if look is not None), default=0.0)
+
+    def _say_held(self, held: list[Recipient]) -> None:
+        if self.holding is not None:
+            self.holding.arrived({recipient.path.next_host.lower() for recipient in held})
 
     def _tell(self, entry: Entry, results: Results, settled: Results, warn: bool) -> Deferred[None] | None:
         """The notices that are due; None if there are none."""
@@ -89,7 +113,9 @@ class Settling:
         if warn:
             late = {r: result for r, result in settled.items() if result.outcome is Outcome.LATER}
             until = entry.arrived + self._expire
-            sent.append(self._sent(lambda: self._notices.delayed(entry, late, until)))
+            if late:
+                sent.append(self._sent(lambda: self._notices.delayed(entry, late, until)))
+            sent += self._tell_held(entry, settled)
         if any("SUCCESS" in recipient.notify for recipient in results):
             # A name that was expanded is one of `results` and not of `settled`.
             whole = {r: result for r, result in results.items() if result.forward} | dict(settled)
@@ -97,6 +123,15 @@ class Settling:
         if not sent:
             return None
         return gatherResults(sent, consumeErrors=True).addCallback(lambda _: None)
+
+    def _tell_held(self, entry: Entry, settled: Results) -> list[Deferred[None]]:
+        """The notice about what waits to be fetched; it goes to the same senders as that about LATER."""
+        holding = self.holding
+        held = {r: _waits(result) for r, result in settled.items() if result.outcome is Outcome.HELD}
+        if holding is None or not held:
+            return []
+        until = entry.arrived + min(holding.keep(recipient) for recipient in held)
+        return [self._sent(lambda: self._notices.delayed(entry, held, until))]
 
     def _sent(self, send: Callable[[], Deferred[None]]) -> Deferred[None]:
         """Each notice is tried again by itself: another that was sent is not sent twice."""
@@ -121,6 +156,12 @@ class Settling:
             host=f" at {result.host}" if result.host else "",
             reply=str(result.reply),
         )
+
+
+def _waits(result: Result) -> Result:
+    """What is HELD as a notice about a delay has it, with a reply that says so."""
+    reply = result.reply if result.reply.transient else NOT_FETCHED
+    return replace(result, outcome=Outcome.LATER, reply=reply)
 
 
 def _leaves(results: Results) -> list[tuple[Recipient, Result]]:

@@ -1,181 +1,50 @@
-"""Mail held for peers, and who may fetch it by turning the line (RFC 821 3.8, made safe by RFC 2645's idea).
+"""Mail held for peers, who may fetch it by turning the line, and who hears that nobody did.
 
-The right to TURN hangs on what a client has proved (AUTH, its address where that is allowed), never on
+The right to TURN (RFC 821 3.8, made safe by RFC 2645's idea) hangs on what a client has proved, never on
 its HELO. A message is split by the domains granted, every time: others' recipients stay in the spool.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailnode.interfaces import Eventually, ILetters, IPeering, IRouting, ISettling, ISpool
-from mailnode.letters import Addressed, address
-from mailnode.mail import (
-    OURS,
-    Client,
-    Entry,
-    Held,
-    Letter,
-    Outcome,
-    Recipient,
-    Reply,
-    Result,
-    Results,
-)
-from mailnode.smtp.replies import TURN_REFUSED
+from mailnode.interfaces import Eventually, IHolding, ILetters, IPeering, IRouting, ISettling, ISpool
+from mailnode.mail import Client, Entry, Mode, Outcome, Recipient, Reply, Result, Turn
+from mailnode.peering.keeping import Keeping
+from mailnode.peering.letters import AT_ONCE, HeldLetters
+from mailnode.peering.lines import OpenLines
+from mailnode.peering.peers import Peer as Peer
+from mailnode.peering.peers import granted, meant, peer_of
+from mailnode.peering.settlements import Settlements
 
+NOTHING: Final = Reply(453, "You have no mail", "4.2.0")  # RFC 2645 7
+ON_ITS_WAY: Final = Reply(451, "Your mail is being sent on another line; try again later", "4.3.0")
+CANNOT_TELL: Final = Reply(451, "Unable to process ATRN request now", "4.3.0")
 KEPT_TOO_LONG: Final = Reply(554, "The host did not fetch the message in time", "4.4.7")
-AT_ONCE: Final = 20  # entries leased at a time
+NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
+STILL_HELD: Final = Reply(250, "Held until the host that serves the domain fetches it")
+
+COUNTED: Final = 1000  # messages; ETRN counts no further
+STEP: Final = 300.0  # seconds by which the time of day may be set without that being a reason for doubt
+DOUBT: Final = 3600.0  # seconds after a larger step in which nothing is given up
+
+# What a process does for ETRN: starts the queues of domains; fires with whether it could.
+Start = Callable[[Sequence[str], bool], Eventually[bool]]
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
-    """A host whose mail is held until it turns the line."""
-
-    name: str
-    domains: tuple[str, ...]  # lower case
-    by_auth: bool = True
-    networks: tuple[
-        IPv4Network | IPv6Network, ...
-    ] = ()  # a legacy host that can prove itself by nothing else
-    keep: float = 30 * 86400  # seconds
-    fingerprint: str = ""  # "sha256:..." of its client certificate, if that proves it
-
-    def is_proved_by(self, client: Client) -> bool:
-        if self.by_auth and client.identity == self.name:
-            return True
-        if self.fingerprint and client.fingerprint == self.fingerprint:
-            return True
-        if not client.address or not self.networks:
-            return False
-        where = ip_address(client.address)
-        return any(where in network for network in self.networks)
-
-
-@implementer(ILetters)
-class HeldLetters:
-    """Letters from held mail: for some domains, or, with `others`, for all domains but those.
-
-    Leases are taken a few at a time, when the Sender asks, so two connections of one peer never get the
-    same message; what is not given away is held again when the conversation ends.
-    """
-
-    def __init__(
-        self,
-        spool: ISpool,
-        routing: IRouting,
-        settling: ISettling,
-        domains: Sequence[str],
-        others: bool = False,
-    ) -> None:
-        self._spool = spool
-        self._routing = routing
-        self._settling = settling
-        self._domains = tuple(domains)
-        self._others = others
-        self._waiting: deque[tuple[Entry, Addressed]] = deque()
-        self._open: dict[int, tuple[Entry, Addressed]] = {}  # by the letter's identity
-        self._later: list[tuple[Entry, Results]] = []  # refused for now: held again at the end
-        self.given = 0  # recipients delivered
-        self._log = Logger("mailnode.peering")
-
-    def next(self) -> Eventually[Letter | None]:
-        if self._waiting:
-            return self._hand_over()
-        wanted: Deferred[Letter | None] = Deferred()  # whoever cancels it does not take the claim back
-        self._claim(wanted)
-        return wanted
-
-    def _claim(self, wanted: Deferred[Letter | None]) -> None:
-        claimed = self._spool.claim_held(self._domains, AT_ONCE, self._others)
-        claimed.addCallback(self._claimed, wanted).addErrback(wanted.errback)
-
-    def _claimed(self, entries: list[Entry], wanted: Deferred[Letter | None]) -> None:
-        for entry in entries:
-            self._address(entry)
-        if wanted.called:  # cancelled: the connection is gone, and nobody will ask for these again
-            self._hold_waiting()
-        elif self._waiting:
-            wanted.callback(self._hand_over())
-        elif entries:
-            self._claim(wanted)
-        else:
-            wanted.callback(None)
-
-    def _address(self, entry: Entry) -> None:
-        """The letters of an entry; recipients that the configuration now sends elsewhere are let go."""
-        pairs = []
-        for recipient in entry.envelope.recipients:
-            ruling = self._routing.route(recipient.path, recipient.mode, OURS)
-            here = ruling.destinations[0].place if ruling.reply.ok and len(ruling.destinations) == 1 else None
-            if isinstance(here, Held) and (here.domain.lower() in self._domains) is not self._others:
-                pairs.append((recipient, ruling.destinations[0]))
-            elif here is not None:  # held by an operator, or routed otherwise by now: not this host's
-                self._later.append((entry, {recipient: Result(Outcome.HELD, Reply(250, "Held"))}))
-            else:
-                self._settle(entry, {recipient: Result(Outcome.UNTRIED, ruling.reply)})
-        self._waiting.extend((entry, addressed) for addressed in address(entry, pairs))
-
-    def _hand_over(self) -> Letter:
-        entry, addressed = self._waiting.popleft()
-        self._open[id(addressed.letter)] = (entry, addressed)
-        return addressed.letter
-
-    def settle(self, letter: Letter, results: Results, host: str) -> None:
-        entry, addressed = self._open[id(letter)]
-        now: dict[Recipient, Result] = {}
-        later: dict[Recipient, Result] = {}
-        for recipient, result in addressed.results(results).items():
-            self.given += result.outcome is Outcome.DELIVERED
-            if result.outcome is Outcome.LATER:  # it waits for the next call, not for a time
-                later[recipient] = Result(Outcome.HELD, result.reply, host)
-            else:
-                now[recipient] = Result(result.outcome, result.reply, host, dsn=result.dsn)
-        if now:
-            self._settle(entry, now)
-        if later:
-            self._later.append((entry, later))
-        if letter.recipients[-1] in results:  # they are settled in their order: that was all of it
-            del self._open[id(letter)]
-
-    def returned(self, letter: Letter) -> None:
-        entry, addressed = self._open.pop(id(letter))
-        self._hold(entry, tuple(addressed.recipients.values()))
-
-    def close(self) -> None:
-        for entry, results in self._later:
-            self._settle(entry, results)
-        self._later.clear()
-        self._hold_waiting()
-        self._open.clear()
-
-    def _hold_waiting(self) -> None:
-        while self._waiting:
-            entry, addressed = self._waiting.popleft()
-            self._hold(entry, tuple(addressed.recipients.values()))
-
-    def _hold(self, entry: Entry, recipients: tuple[Recipient, ...]) -> None:
-        held = Result(Outcome.HELD, Reply(250, "Held"))
-        self._settle(entry, dict.fromkeys(recipients, held))
-
-    def _settle(self, entry: Entry, results: Results) -> None:
-        self._settling.settle(entry, results).addErrback(
-            lambda failure: self._log.failure("{id} could not be settled", failure, id=entry.id)
-        )
-
-
-@implementer(IPeering)
+@implementer(IPeering, IHolding)
 class Peering:
-    """`now` gives seconds since the epoch."""
+    """`now` gives seconds since the epoch. Without `clock` no line stays open; without `start` ETRN starts
+    nothing. `routed` are the domains with a next hop of their own. `outgoing_held` is told when there is mail
+    that no peer fetches, `elsewhere` when there is some for peers whose lines another process may have.
+    """
 
     def __init__(
         self,
@@ -184,58 +53,208 @@ class Peering:
         routing: IRouting,
         settling: ISettling,
         now: Callable[[], float],
+        *,
+        clock: IReactorTime | None = None,
+        keeping: Keeping | None = None,
+        routed: Sequence[str] = (),
     ) -> None:
-        self._peers = tuple(peers)
         self._spool = spool
-        self._routing = routing
-        self._settling = settling
         self._now = now
+        self._clock = clock
+        self.lines = OpenLines()
+        self.settlements = Settlements(settling)
+        self._conversations: set[HeldLetters] = set()  # that began with a turn and are not over
+        self._last_look: tuple[float, float] | None = None  # clock, now
+        self._in_doubt_until = 0.0  # on the clock
+        self.start_queues: Start | None = None
+        self.outgoing_held: Callable[[], None] = _nobody
+        self.elsewhere: Callable[[], None] = _nobody
         self._log = Logger("mailnode.peering")
+        self.use(peers, routing, settling, keeping=keeping, routed=routed)
+
+    def use(
+        self,
+        peers: Sequence[Peer],
+        routing: IRouting,
+        settling: ISettling,
+        *,
+        keeping: Keeping | None = None,
+        routed: Sequence[str] = (),
+    ) -> None:
+        """The configuration has changed: open lines are ended, and may be opened again by these."""
+        self.peers = tuple(peers)
+        self._routing = routing
+        self.settlements.use(settling)
+        self._keeping = keeping or Keeping({domain: peer.keep for peer in peers for domain in peer.domains})
+        self._routed = tuple(routed)
+        self._domains = frozenset(domain for peer in peers for domain in peer.domains)
+        self.lines.hang_up()
+
+    # ------------------------------------------------------------- the right to turn
 
     def peer_of(self, client: Client) -> Peer | None:
-        if client.turned:  # we called that host: it has a stranger's rights here
-            return None
-        if client.identity:  # what was proved by name outweighs the address, as in access
-            return next((it for it in self._peers if it.by_auth and it.name == client.identity), None)
-        return next((peer for peer in self._peers if peer.is_proved_by(client)), None)
+        return peer_of(self.peers, client)
 
-    def grant(self, client: Client) -> ILetters | Reply:
-        peer = self.peer_of(client)
-        if peer is None:
-            return TURN_REFUSED
-        return HeldLetters(self._spool, self._routing, self._settling, peer.domains)
+    def grant(self, client: Client, turn: Turn) -> Eventually[ILetters | Reply]:
+        domains = granted(self.peer_of(client), turn)
+        if isinstance(domains, Reply):
+            return domains
+        if not turn.atrn or turn.wait:
+            return self._letters(domains, turn.wait)
+
+        def told(count: int) -> ILetters | Reply:
+            if count:
+                return self._letters(domains, 0.0)
+            return ON_ITS_WAY if self._is_on_its_way(domains) else NOTHING
+
+        def unknown(failure: Failure) -> Reply:
+            self._log.failure("held mail cannot be counted", failure)
+            return CANNOT_TELL
+
+        return self._spool.waiting(domains, ("held",)).addCallbacks(told, unknown)
+
+    def _letters(self, domains: Sequence[str], wait: float) -> HeldLetters:
+        lines = self.lines if wait and self._clock is not None else None
+        letters = self.conversation(domains, lines=lines)
+        self._conversations = {it for it in self._conversations if not it.is_over} | {letters}
+        return letters
+
+    def _is_on_its_way(self, domains: Sequence[str]) -> bool:
+        """Whether another line has mail for `domains` in hand; it may be dead without our knowing it."""
+        return any(it.in_hand and not set(domains).isdisjoint(it.domains) for it in self._conversations)
+
+    def conversation(
+        self, domains: Sequence[str], *, others: bool = False, lines: OpenLines | None = None
+    ) -> HeldLetters:
+        """Held mail for `domains`, or for all domains but those."""
+        return HeldLetters(
+            self._spool,
+            self._routing,
+            self.settlements,
+            domains,
+            others=others,
+            lines=lines,
+            clock=self._clock,
+        )
 
     def outgoing(self) -> HeldLetters:
         """The mail that is held for no peer: what a call takes along to the host it calls."""
-        domains = [domain for peer in self._peers for domain in peer.domains]
-        return HeldLetters(self._spool, self._routing, self._settling, domains, others=True)
+        return self.conversation(sorted(self._domains), others=True)
+
+    def drain(self) -> Deferred[None]:
+        """Ends the open lines; fires when all that was settled until now is written down."""
+        self.lines.hang_up()
+        return self.settlements.quiet()
+
+    # ------------------------------------------------------------- ETRN
+
+    def start(self, client: Client, node: str) -> Eventually[Reply]:
+        """RFC 1985 5.1. A stranger hears the same words whatever waits here; a peer hears how much."""
+        domains = meant(node, self.peers, self._routed)
+        if not domains:
+            return Reply(459, f"Node {node} not allowed: it is not served here", "4.7.1")
+        sent = [domain for domain in domains if domain in self._routed or self.delivers_to(domain)]
+        if not sent or self.start_queues is None:
+            return _unable(node)
+        peer = self.peer_of(client)
+        if peer is None or not set(domains) <= set(peer.domains):
+            return self._started(
+                node, sent, True, Reply(250, f"OK, queuing for node {node} started", "2.0.0")
+            )
+
+        def counted(count: int) -> Eventually[Reply]:
+            if not count:
+                return Reply(251, f"OK, no messages waiting for node {node}", "2.0.0")
+            told = Reply(253, f"OK, {count} pending messages for node {node} started", "2.0.0")
+            if count > COUNTED:
+                told = Reply(252, f"OK, pending messages for node {node} started", "2.0.0")
+            return self._started(node, sent, False, told)
+
+        return self._spool.waiting(sent, ("held", "queued")).addCallbacks(
+            counted, self._not_started, errbackArgs=(node,)
+        )
+
+    def _started(self, node: str, domains: Sequence[str], stranger: bool, told: Reply) -> Eventually[Reply]:
+        assert self.start_queues is not None
+        begun = self.start_queues(domains, stranger)
+        if not isinstance(begun, Deferred):
+            return told if begun else _unable(node)
+        return begun.addCallback(lambda yes: told if yes else _unable(node))
+
+    def _not_started(self, failure: Failure, node: str) -> Reply:
+        self._log.failure("held mail cannot be counted", failure)
+        return _unable(node)
+
+    def delivers_to(self, domain: str) -> str:
+        """Where ETRN sends the mail for `domain` that is held, as `mail.Hop.target`; "" if it may not."""
+        return next((peer.deliver for peer in self.peers if domain in peer.domains), "")
+
+    # ------------------------------------------------------------- what is held
+
+    def look(self, recipient: Recipient, arrived: float, warned: bool) -> float | None:
+        host = recipient.path.next_host.lower()
+        if recipient.mode is Mode.SEND and not self.lines.is_open(host):
+            return None
+        return self._keeping.look(recipient, arrived, warned, self._now())
+
+    def keep(self, recipient: Recipient) -> float:
+        return self._keeping.patience(recipient)
+
+    def is_late(self, recipient: Recipient, arrived: float) -> bool:
+        return self._keeping.is_late(recipient, arrived, self._now())
+
+    def arrived(self, hosts: Collection[str]) -> None:
+        self.lines.wake(hosts)
+        if not self._domains.isdisjoint(hosts):
+            self.elsewhere()
+        if not self._domains.issuperset(hosts):
+            self.outgoing_held()
+
+    def wake(self) -> None:
+        """Another process may have put something there."""
+        self.lines.wake_all()
 
     # ------------------------------------------------------------- the end of patience
 
     def expire(self) -> Deferred[int]:
-        """Returns what peers did not fetch within their `keep`; fires with how many messages that were."""
-        return self._expire_from(0, 0).addCallbacks(self._expired, self._not_expired)
+        """Looks after held mail whose time has come: what nobody fetched within its time fails, senders who
+        wait are told once. Fires with how many messages failed."""
+        return maybeDeferred(self._look_after, 0).addCallbacks(self._expired, self._not_expired)
 
-    def _expire_from(self, index: int, count: int) -> Deferred[int]:
-        if index == len(self._peers):
-            return succeed(count)
-        done = self._expire_for(self._peers[index], count)
-        return done.addCallback(lambda count: self._expire_from(index + 1, count))
-
-    def _expire_for(self, peer: Peer, count: int) -> Deferred[int]:
-        """The oldest come first, so the first that is young enough ends the search."""
+    def _look_after(self, count: int) -> Deferred[int]:
+        """A few at a time, so that nobody else waits long."""
+        is_certain = self._time_is_certain()
 
         def claimed(entries: list[Entry]) -> Eventually[int]:
-            old = [entry for entry in entries if self._now() - entry.arrived > peer.keep]
+            failed = 0
             for entry in entries:
-                expired = entry in old
-                result = Result.failed(KEPT_TOO_LONG) if expired else Result(Outcome.HELD, Reply(250, "Held"))
-                self._settling.settle(entry, dict.fromkeys(entry.envelope.recipients, result))
-            if len(old) == AT_ONCE:
-                return self._expire_for(peer, count + len(old))
-            return count + len(old)
+                results = {it: self._verdict(it, entry, is_certain) for it in entry.envelope.recipients}
+                failed += any(result.outcome is Outcome.FAILED for result in results.values())
+                self.settlements.settle(entry, results)
+            if len(entries) < AT_ONCE:
+                return count + failed
+            return self.settlements.quiet().addCallback(lambda _: self._look_after(count + failed))
 
-        return self._spool.claim_held(peer.domains, AT_ONCE).addCallback(claimed)
+        return self._spool.claim_overdue(AT_ONCE).addCallback(claimed)
+
+    def _verdict(self, recipient: Recipient, entry: Entry, is_certain: bool) -> Result:
+        if not self._routing.is_held(recipient.path.next_host):
+            return Result(Outcome.UNTRIED, Reply(250, "No longer held"))  # the configuration has changed
+        if is_certain and self._now() - entry.arrived >= self._keeping.patience(recipient):
+            return Result.failed(NOT_ACTIVE if recipient.mode is Mode.SEND else KEPT_TOO_LONG)
+        return Result(Outcome.HELD, STILL_HELD)
+
+    def _time_is_certain(self) -> bool:
+        """Whether ages are to be believed: not soon after the time of day was set, and all at once all mail
+        looks old (a host without a battery begins its life years ago)."""
+        if self._clock is None:
+            return True
+        clock, now = self._clock.seconds(), self._now()
+        last, self._last_look = self._last_look, (clock, now)
+        if last is not None and abs((now - last[1]) - (clock - last[0])) > STEP:
+            self._log.warn("the time of day was set: for {wait:.0f} s no held mail is given up", wait=DOUBT)
+            self._in_doubt_until = clock + DOUBT
+        return clock >= self._in_doubt_until
 
     def _expired(self, count: int) -> int:
         if count:
@@ -245,3 +264,11 @@ class Peering:
     def _not_expired(self, failure: Failure) -> int:
         self._log.failure("held mail could not be looked through", failure)
         return 0
+
+
+def _unable(node: str) -> Reply:
+    return Reply(458, f"Unable to queue messages for node {node}", "4.3.0")
+
+
+def _nobody() -> None:
+    """Nobody waits for outgoing mail."""

@@ -99,6 +99,9 @@ class Routing:
             return _REFUSED
         return Ruling(RECIPIENT_OK, (Destination(self._place(path.next_host), path, via),))
 
+    def is_held(self, host: str) -> bool:
+        return bool(host) and not self._is_ours(host) and isinstance(self._place(host), Held)
+
     def verify(self, text: str, rights: Rights) -> Reply:
         if not rights.verify:
             return CANNOT_VERIFY

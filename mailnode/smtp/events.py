@@ -66,6 +66,12 @@ class AskStart(NamedTuple):
     node: str
 
 
+class AskPair(NamedTuple):
+    """XPAIR: `keys` are to be the client's from now on."""
+
+    keys: ScramKeys
+
+
 Ask: TypeAlias = (
     AskSender
     | AskRecipient
@@ -77,6 +83,7 @@ Ask: TypeAlias = (
     | AskScramKeys
     | AskTurn
     | AskStart
+    | AskPair
 )
 Answer: TypeAlias = Reply | ScramKeys
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Limits:
     auth_failures: int = 3
 
 
-class Machine:
+class Machine(ABC):
     """The stream: `feed` octets, take `next` until it gives None; `answer` questions."""
 
     def __init__(self, hostname: str, rights: Rights, limits: Limits | None, greet: bool) -> None:
@@ -98,9 +99,9 @@ class Machine:
 
     # ------------------------------------------------------------- what the parts use
 
+    @abstractmethod
     def _consume(self) -> bool:
         """Takes what can be taken from the octets that wait; whether there was anything."""
-        raise NotImplementedError
 
     def _ask(self, question: events.Ask, proceed: Callable[[Any], None]) -> None:
         self._asking = proceed

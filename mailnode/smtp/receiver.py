@@ -20,6 +20,7 @@ from mailnode.smtp.authentication import Authentication
 from mailnode.smtp.framing import Inbound
 from mailnode.smtp.machine import Limits as Limits
 from mailnode.smtp.machine import State as State
+from mailnode.smtp.pairing import Pairing
 from mailnode.smtp.transactions import Transactions
 from mailnode.smtp.turning import WAIT_LEAST, WAIT_MOST, Turning
 
@@ -33,7 +34,7 @@ class Verb(NamedTuple):
     syntax: str
 
 
-class Receiver(Transactions, Authentication, Turning):
+class Receiver(Transactions, Authentication, Turning, Pairing):
     """The sans-I/O machine: `feed` octets, then take `next` until it gives None; `answer` questions.
 
     `starttls`: TLS may be asked for. `lmtp`: it speaks RFC 2033. `normalize`: see `Transactions`.
@@ -154,6 +155,8 @@ class Receiver(Transactions, Authentication, Turning):
             words.append("AUTH " + " ".join(rights.mechanisms))
         if rights.turn:
             words += ["TURN", f"XWAIT {WAIT_LEAST} {WAIT_MOST}"]
+        if rights.pair:
+            words.append("XPAIR")
         words += [word for word, may in (("ATRN", rights.atrn), ("ETRN", rights.etrn)) if may]
         return [*words, "EXPN", "HELP"]
 
@@ -210,6 +213,7 @@ class Receiver(Transactions, Authentication, Turning):
         return {
             "TURN": self.rights.turn,
             "XWAIT": self.rights.turn,
+            "XPAIR": self.rights.pair,
             "ATRN": self.rights.atrn,
             "ETRN": self.rights.etrn,
             "AUTH": bool(self.rights.mechanisms),
@@ -252,6 +256,7 @@ VERBS: Final[dict[str, Verb]] = {
     "ATRN": Verb(Receiver.atrn, _IDLE, None, "ATRN [<domain>,...]: TURN, for mail to these domains"),
     "ETRN": Verb(Receiver.etrn, _IDLE, True, "ETRN <domain>: start its queue"),
     "XWAIT": Verb(Receiver.xwait, _IDLE, True, "XWAIT <seconds>: keep the line open when it is turned"),
+    "XPAIR": Verb(Receiver.xpair, _IDLE, True, "XPAIR <salt> <iterations> <stored> <server>: be a peer"),
 }  # fmt: skip
 
 

@@ -56,6 +56,7 @@ AUTH_ALREADY: Final = Reply(503, "Already authenticated", "5.5.1")
 
 TURN_REFUSED: Final = Reply(502, "Command not implemented", "5.5.1")
 BAD_DOMAINS: Final = Reply(501, "Syntax error, fully qualified domains are needed", "5.5.4")
+BAD_KEYS: Final = Reply(501, "Syntax error, the keys of SCRAM-SHA-256 are needed", "5.5.4")
 BAD_WAIT: Final = Reply(501, "Syntax error, seconds as EHLO has them are needed", "5.5.4")
 
 

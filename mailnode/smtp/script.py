@@ -30,6 +30,7 @@ COMMAND_PATIENCE: Final = 300
 DATA_PATIENCE: Final = 120
 BLOCK_PATIENCE: Final = 180
 END_PATIENCE: Final = 600
+TURN_PATIENCE: Final = 600  # RFC 2645 5.2.1
 QUIT_PATIENCE: Final = 20  # nothing is lost by not waiting
 
 RECIPIENTS: Final = 100  # in one transaction: every receiver takes as many (RFC 821 4.5.3)
@@ -91,6 +92,7 @@ class Peer:
 
     keywords: dict[str, str] = field(default_factory=dict)
     secure: bool = False  # TLS came about
+    leaving: bool = False  # our node goes down: the line is not turned any more
     opened: int = 0  # transactions, taken or refused
 
     def offers(self, keyword: str) -> bool:
@@ -132,6 +134,7 @@ class Plan:
     secret: str = field(default="", repr=False)
     turn: str = ""  # TURN or ATRN with its domains: said when the letters are given
     start: tuple[str, ...] = ()  # or ETRN for each of these
+    pair: str = ""  # the words of XPAIR: use an invitation, and nothing else (docs/pairing.md)
     wait: int = 0  # seconds: ask for an open line with a sign of life that often, where XWAIT is offered
     tls: str = "none"  # opportunistic: where it is offered; required, verified: or not at all
     private: bool = False  # nobody on the way can read what is said: TLS from the start, or loopback
@@ -155,14 +158,18 @@ def conversation(plan: Plan, peer: Peer) -> Script:
             refusal = yield from _hello(plan, peer)
     if refusal is None and (plan.name or plan.certificate):
         refusal = yield from _authenticate(plan, peer, private)
+        if refusal is None and plan.wait:  # XWAIT is named to a peer that has proved itself, and to no other
+            refusal = yield from _hello(plan, peer)
     if refusal is not None:
         return (yield from _quit(Ended(Ending.REFUSED, refusal)))
+    if plan.pair:
+        return (yield from _quit(Ended(Ending.DONE, (yield from _say(f"XPAIR {plan.pair}")))))
     while not peer.exhausted and (letter := cast(Letter | None, (yield Next()))) is not None:
         yield from _give(letter, peer)
-    if plan.turn:
+    if plan.turn and not peer.leaving:
         return (yield from _turn(plan, peer))
     last = greeting
-    for node in plan.start:
+    for node in () if peer.leaving else plan.start:
         last = yield from _say(f"ETRN {node}")  # RFC 1985 5
     return (yield from _quit(Ended(Ending.DONE, last)))
 
@@ -173,14 +180,14 @@ def _turn(plan: Plan, peer: Peer) -> Script:
     if plan.wait and peer.offers("XWAIT"):
         answer = yield from _say(f"XWAIT {plan.wait}")
         wait = plan.wait if answer.code == 250 else 0
-    answer = yield from _say(plan.turn)
+    answer = yield from _say(plan.turn, TURN_PATIENCE)
     if answer.code == 250:
         return Ended(Ending.TURNED, answer, wait)
     return (yield from _quit(Ended(Ending.DONE, answer)))
 
 
-def _say(line: str) -> Generator[Step, object, Reply]:
-    (reply,) = cast(list[Reply], (yield [Command(line)]))
+def _say(line: str, patience: float = COMMAND_PATIENCE) -> Generator[Step, object, Reply]:
+    (reply,) = cast(list[Reply], (yield [Command(line, patience=patience)]))
     return reply
 
 
@@ -306,7 +313,7 @@ def _transaction(
     else:
         answers, data = list(cast(Replies, (yield group))), None
         if _opened(answers) and _some_accepted(answers):
-            (data,) = cast(Replies, (yield [chunk]))
+            (data,) = cast(Replies, (yield [chunk._replace(when=_always)]))
     opened = answers[0]
     assert opened is not None
     if not opened.ok:

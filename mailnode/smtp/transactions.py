@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 
 from mailnode.mail import Mode, Path, Reply
 from mailnode.smtp import events, replies
@@ -66,8 +67,9 @@ class Transactions(Machine):
 
             self._ask(events.AskSender(mode, path, announced.size, announced.terms), begun)
 
+    @abstractmethod
     def _authenticate_first(self) -> Reply:
-        raise NotImplementedError
+        """The 530 for a client that has to prove itself before it may send."""
 
     def mail(self, argument: str) -> None:
         self._begin(Mode.MAIL, argument)

@@ -53,6 +53,7 @@ class Turning(Machine):
 
     def _turn_answered(self, reply: Reply) -> None:
         if not reply.ok:
+            self._idle += 1
             self._out.append(reply)
         elif self._nothing_behind():
             self.state = State.GONE

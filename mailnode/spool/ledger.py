@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from mailnode.spool.rows import (
     UNREADABLE,
     Row,
     State,
+    Text,
     read_body,
     read_header,
     read_queued,
@@ -42,18 +43,24 @@ _LEASE = f"""UPDATE recipient SET state = 'leased', owner = ? WHERE +state = ?
     AND message IN (SELECT value FROM json_each(?)) AND {{}} RETURNING {RECIPIENT_COLUMNS}"""
 _LEASE_DUE = _LEASE.format("(+due <= ? OR +due > ?)")
 _LEASE_HELD = _LEASE.format("+next_host IN (SELECT value FROM json_each(?))")
+_LEASE_OVERDUE = _LEASE.format("+due <= ?")
 _LEASE_OTHERS = _LEASE.format("+next_host NOT IN (SELECT value FROM json_each(?))")
 _DUE = """SELECT message FROM recipient WHERE state = 'queued' AND due <= ?
     ORDER BY due, message LIMIT ?"""
 _ASTRAY = """SELECT message FROM recipient WHERE state = 'queued' AND due > ?
     ORDER BY due, message LIMIT ?"""
-_HELD = """SELECT DISTINCT message FROM recipient WHERE state = 'held' AND next_host = ?
+_HELD = """SELECT DISTINCT message FROM recipient INDEXED BY recipient_held
+    WHERE state = 'held' AND next_host = ? AND message NOT IN (SELECT value FROM json_each(?))
     ORDER BY message LIMIT ?"""
+_OVERDUE = """SELECT message FROM recipient WHERE state = 'held' AND due <= ?
+    ORDER BY due, message LIMIT ?"""
+_WAITING = """SELECT count(DISTINCT message) FROM recipient
+    WHERE next_host IN (SELECT value FROM json_each(?)) AND +state IN (SELECT value FROM json_each(?))"""
 # From host to host along the index, whatever the number of messages for each.
 _HELD_HOSTS = """WITH RECURSIVE hosts (host) AS (
-    SELECT min(next_host) FROM recipient WHERE state = 'held' UNION ALL
-    SELECT (SELECT min(next_host) FROM recipient WHERE state = 'held' AND next_host > host) FROM hosts
-    WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL"""
+    SELECT min(next_host) FROM recipient INDEXED BY recipient_held WHERE state = 'held' UNION ALL SELECT
+    (SELECT min(next_host) FROM recipient INDEXED BY recipient_held WHERE state = 'held' AND next_host > host)
+    FROM hosts WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL"""
 _NEXT = "SELECT min(due) FROM recipient WHERE state = 'queued'"
 _LATEST = "SELECT max(due) FROM recipient WHERE state = 'queued'"
 _PAIRS = "(SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))"
@@ -63,7 +70,7 @@ _EMPTIED = """DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))
     AND NOT EXISTS (SELECT 1 FROM recipient WHERE message = id) RETURNING id, file"""
 _LATER = """UPDATE recipient SET state = 'queued', due = ?, attempts = attempts + 1, reply = ?,
     owner = NULL, recovered = 0 WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
-_HOLD = """UPDATE recipient SET state = 'held', reply = ?,
+_HOLD = """UPDATE recipient SET state = 'held', due = ?, reply = ?,
     owner = NULL, recovered = 0 WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
 _UNTRIED = """UPDATE recipient SET state = 'queued', due = ?,
     owner = NULL WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
@@ -119,13 +126,14 @@ class Ledger:
         for id, settlement in settlements:
             for recipient, result in settlement.results:
                 if result.forward:
-                    self._forward(id, recipient, result, settlement.due, now)
+                    self._forward(id, recipient, result, settlement, now)
                     touched.add(id)
                 elif result.outcome is Outcome.LATER:
                     where = (id, recipient.number, self._owner)
                     later.append((settlement.due, reply_text(result.reply), *where))
                 elif result.outcome is Outcome.HELD:
-                    held.append((reply_text(result.reply), id, recipient.number, self._owner))
+                    where = (id, recipient.number, self._owner)
+                    held.append((settlement.look, reply_text(result.reply), *where))
                 elif result.outcome is Outcome.UNTRIED:
                     untried.append((now, id, recipient.number, self._owner))
                 else:
@@ -144,7 +152,9 @@ class Ledger:
         files = set(self._delete_emptied(touched))
         return [[id] if id in files else [] for id, _ in settlements]
 
-    def _forward(self, id: int, recipient: Recipient, result: Result, due: float, now: float) -> None:
+    def _forward(
+        self, id: int, recipient: Recipient, result: Result, settlement: Settlement, now: float
+    ) -> None:
         """Puts those of `result.forward` that are not done with in the place of `recipient`."""
         row = self._execute("SELECT max(number) FROM recipient WHERE message = ?", (id,)).fetchone()
         if self._execute(_DELETE, (f"[[{id},{recipient.number}]]", self._owner)).rowcount == 0:
@@ -158,7 +168,8 @@ class Ledger:
             tried = after.outcome is Outcome.LATER
             child = replace(child, number=number, attempts=child.attempts + tried)
             state = State.HELD if after.outcome is Outcome.HELD else State.QUEUED
-            when = now if after.outcome is Outcome.UNTRIED else due
+            when = now if after.outcome is Outcome.UNTRIED else settlement.due
+            when = settlement.look if after.outcome is Outcome.HELD else when
             reply = "" if after.outcome is Outcome.UNTRIED else reply_text(after.reply)
             rows.append(recipient_row(id, child, state, when, reply))
         self._insert("recipient", rows)
@@ -183,19 +194,46 @@ class Ledger:
         arguments = (self._owner, State.QUEUED.value, _json(messages), now, now + longest)
         return self._entries(messages, self._execute(_LEASE_DUE, arguments) if messages else ())
 
-    def claim_held(self, domains: Sequence[str], limit: int, others: bool) -> Claimed:
-        """Leases up to `limit` messages with HELD recipients whose next host is one of `domains`, or with
-        `others` none of them."""
+    def claim_held(self, domains: Sequence[str], limit: int, others: bool, but: Sequence[int]) -> Claimed:
+        """Leases up to `limit` messages, but not those of `but`, with HELD recipients whose next host is one
+        of `domains`, the oldest first; or with `others` none of them, one host after the other."""
         hosts = [write_text(domain) for domain in domains]
+        left = _json(list(but))
         if others:
-            hosts = [host for (host,) in self._execute(_HELD_HOSTS) if host not in hosts]
-        found: set[int] = set()
-        for host in hosts:
-            found.update(id for (id,) in self._execute(_HELD, (host, limit)))
-        messages = sorted(found)[:limit]
+            messages = self._held_elsewhere(hosts, left, limit)
+        else:
+            found: set[int] = set()
+            for host in hosts:
+                found.update(id for (id,) in self._execute(_HELD, (host, left, limit)))
+            messages = sorted(found)[:limit]
         lease = _LEASE_OTHERS if others else _LEASE_HELD
         arguments = (self._owner, State.HELD.value, _json(messages), json.dumps(list(domains)))
         return self._entries(messages, self._execute(lease, arguments) if messages else ())
+
+    def _held_elsewhere(self, hosts: Sequence[Text], left: str, limit: int) -> list[int]:
+        """Held messages for other hosts than `hosts`. No further host is looked at than there must be: there
+        may be as many as messages."""
+        found: dict[int, None] = {}
+        cursor = self._execute(_HELD_HOSTS)
+        for (host,) in cursor:
+            if len(found) >= limit:
+                break
+            if host not in hosts:
+                found.update((id, None) for (id,) in self._execute(_HELD, (host, left, limit)))
+        cursor.close()
+        return list(found)[:limit]
+
+    def claim_overdue(self, now: float, limit: int) -> Claimed:
+        """Leases up to `limit` messages with HELD recipients that were to be looked after by `now`."""
+        messages = self._first(_OVERDUE, now, limit)
+        arguments = (self._owner, State.HELD.value, _json(messages), now)
+        return self._entries(messages, self._execute(_LEASE_OVERDUE, arguments) if messages else ())
+
+    def waiting(self, domains: Collection[str], states: Collection[str]) -> int:
+        """How many messages have recipients whose next host is in `domains` and whose state in `states`."""
+        arguments = (json.dumps(list(domains)), json.dumps(list(states)))
+        count: int = self._execute(_WAITING, arguments).fetchone()[0]
+        return count
 
     def _first(self, query: str, due: float, limit: int) -> list[int]:
         messages: dict[int, None] = {}
@@ -297,6 +335,8 @@ class Ledger:
         if selection.domain:
             where.append("message IN (SELECT message FROM recipient WHERE next_host = ?)")
             arguments.append(selection.domain)
+        if selection.state in (State.QUEUED.value, State.HELD.value):  # those that have an index
+            where.append(f"message IN (SELECT message FROM recipient WHERE state = '{selection.state}')")
         columns = ", ".join(f"r.{column}" for column in RECIPIENT_COLUMNS.split(", "))
         header = ", ".join(f"m.{column}" for column in MESSAGE_COLUMNS.split(", ")[:-1])
         cursor = self._execute(
@@ -326,8 +366,8 @@ class Ledger:
         if following is None:
             self.connection.executemany("DELETE FROM recipient WHERE message = ? AND number = ?", pairs)
             return len(messages), self._delete_emptied(messages)
-        due = "" if following is State.HELD else ", due = ?"
-        arguments = () if following is State.HELD else (now,)
+        due = ", due = ?" if following is State.QUEUED else ""
+        arguments = (now,) if following is State.QUEUED else ()
         self.connection.executemany(
             f"UPDATE recipient SET state = ?{due} WHERE message = ? AND number = ?",
             [(following.value, *arguments, *pair) for pair in pairs],

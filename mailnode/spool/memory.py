@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
 from mailnode.interfaces import (
+    NOT_HELD,
     ISpool,
     ISpoolDraft,
     QueuedMessage,
@@ -152,17 +153,26 @@ class MemorySpool:
         """A new empty draft."""
         return MemoryDraft()
 
-    def accept(self, id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool) -> Deferred[Entry | None]:
-        """Takes the message; its entry if it is leased to us."""
+    def accept(
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        lease: bool,
+        held: Mapping[str, float] = NOT_HELD,
+    ) -> Deferred[Entry | None]:
+        """Takes the message; its entry if something of it is leased to us."""
         if not isinstance(draft, MemoryDraft):
             raise TypeError("the draft of another spool")
         try:
-            return succeed(self._accept(id, envelope, draft, lease))
+            return succeed(self._accept(id, envelope, draft, lease, held))
         except (OSError, ValueError) as error:
             draft.discard()
             return fail(error)
 
-    def _accept(self, id: str, envelope: Envelope, draft: MemoryDraft, lease: bool) -> Entry | None:
+    def _accept(
+        self, id: str, envelope: Envelope, draft: MemoryDraft, lease: bool, held: Mapping[str, float]
+    ) -> Entry | None:
         ids.parse(id)
         if not envelope.recipients:
             raise ValueError("a message has recipients")
@@ -175,9 +185,13 @@ class MemorySpool:
         now, body = self._clock(), draft.finish()
         state = State.LEASED if lease else State.QUEUED
         rows = {it.number: _Row(it, state, now) for it in numbered(envelope.recipients)}
+        for row in rows.values():
+            if (host := next_host(row.recipient.path)) in held:
+                row.state, row.due = State.HELD, held[host]
         message = self._messages[id] = _Message(id, envelope, body, now, rows)
         self._size += body.size
-        return message.entry(list(rows.values())) if lease else None
+        leased = [row for row in rows.values() if row.state is State.LEASED]
+        return message.entry(leased) if leased else None
 
     # ------------------------------------------------------------------ leases
 
@@ -196,15 +210,54 @@ class MemorySpool:
             [self._lease(id, lambda row: self._is_due(row, now)) for *_, id in sorted(found)[:limit]]
         )
 
-    def claim_held(self, domains: Sequence[str], limit: int, others: bool = False) -> Deferred[list[Entry]]:
-        """Leases up to `limit` messages with HELD recipients in `domains` (or not in them), oldest first."""
+    def claim_held(
+        self, domains: Sequence[str], limit: int, others: bool = False, but: Collection[str] = ()
+    ) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients in `domains`, oldest first, or with `others` not
+        in them; none of those with the ids `but`."""
         wanted = {domain.lower() for domain in domains}
 
         def is_wanted(row: _Row) -> bool:
             return row.state is State.HELD and (next_host(row.recipient.path) in wanted) is not others
 
-        found = sorted(it.id for it in self._messages.values() if any(map(is_wanted, it.rows.values())))
-        return succeed([self._lease(id, is_wanted) for id in found[:limit]])
+        found = [
+            (next_host(row.recipient.path).encode("utf-8", "surrogatepass") if others else b"", message.id)
+            for message in self._messages.values()
+            if message.id not in but
+            for row in message.rows.values()
+            if is_wanted(row)
+        ]
+        ids = list(dict.fromkeys(id for _, id in sorted(found)))
+        return succeed([self._lease(id, is_wanted) for id in ids[:limit]])
+
+    def claim_overdue(self, limit: int) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients that somebody has to look after by now."""
+        now = self._clock()
+
+        def is_overdue(row: _Row) -> bool:
+            return row.state is State.HELD and row.due <= now
+
+        found = [
+            (row.due, message.id)
+            for message in self._messages.values()
+            for row in message.rows.values()
+            if is_overdue(row)
+        ]
+        ids = list(dict.fromkeys(id for _, id in sorted(found)))
+        return succeed([self._lease(id, is_overdue) for id in ids[:limit]])
+
+    def waiting(self, domains: Collection[str], states: Collection[str]) -> Deferred[int]:
+        """How many messages have recipients in `domains` that are in one of `states`."""
+        wanted = {domain.lower() for domain in domains}
+        return succeed(
+            sum(
+                any(
+                    next_host(row.recipient.path) in wanted and row.state.value in states
+                    for row in message.rows.values()
+                )
+                for message in self._messages.values()
+            )
+        )
 
     def _lease(self, id: str, which: Callable[[_Row], bool]) -> Entry:
         rows = [row for row in self._messages[id].rows.values() if which(row)]
@@ -225,9 +278,9 @@ class MemorySpool:
             if row is None or row.state is not State.LEASED:
                 continue
             if result.forward:
-                self._forward(message, row, result, settlement.due)
+                self._forward(message, row, result, settlement)
             elif result.outcome not in _DONE:
-                self._put_back(row, result, settlement.due)
+                self._put_back(row, result, settlement)
             else:
                 gone.append(recipient.number)
         for number in gone:
@@ -236,25 +289,25 @@ class MemorySpool:
         self._drop_if_empty(message)
         return succeed(None)
 
-    def _put_back(self, row: _Row, result: Result, due: float) -> None:
+    def _put_back(self, row: _Row, result: Result, settlement: Settlement) -> None:
         if result.outcome is Outcome.UNTRIED:
             row.state, row.due = State.QUEUED, self._clock()
             return
         row.reply, row.recovered = reply_text(result.reply), False
         if result.outcome is Outcome.HELD:
-            row.state = State.HELD
+            row.state, row.due = State.HELD, settlement.look
             return
-        row.state, row.due = State.QUEUED, due
+        row.state, row.due = State.QUEUED, settlement.due
         row.recipient = replace(row.recipient, attempts=row.recipient.attempts + 1)
 
-    def _forward(self, message: _Message, parent: _Row, result: Result, due: float) -> None:
+    def _forward(self, message: _Message, parent: _Row, result: Result, settlement: Settlement) -> None:
         number = max(message.rows)
         del message.rows[parent.recipient.number]
         for child, after in result.forward:
             if after.outcome not in _DONE:
                 number += 1
-                row = message.rows[number] = _Row(replace(child, number=number), State.LEASED, due)
-                self._put_back(row, after, due)
+                row = message.rows[number] = _Row(replace(child, number=number), State.LEASED, settlement.due)
+                self._put_back(row, after, settlement)
 
     def _drop_if_empty(self, message: _Message) -> None:
         if not message.rows:

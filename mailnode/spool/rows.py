@@ -33,6 +33,7 @@ class State(StrEnum):
     QUEUED = "queued"
     LEASED = "leased"
     HELD = "held"
+    STOPPED = "stopped"  # by an operator
     BAD = "bad"  # its row cannot be read; set aside
 
 

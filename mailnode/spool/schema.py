@@ -85,6 +85,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE recipient ADD COLUMN notify TEXT NOT NULL DEFAULT ''",  # NEVER, or a list with commas
         "ALTER TABLE recipient ADD COLUMN orcpt TEXT NOT NULL DEFAULT ''",  # ORCPT, decoded
     ),
+    (
+        # `state` may be "stopped" from now on, and `due` of held rows is when somebody looks after them.
+        "UPDATE recipient SET due = 0 WHERE state = 'held'",
+        "CREATE INDEX recipient_look ON recipient (due, message) WHERE state = 'held'",
+        # All rows: costs a microsecond a message, and finds what is leased for a host, too.
+        "CREATE INDEX recipient_host ON recipient (next_host, message)",
+    ),
 )
 
 

@@ -11,9 +11,9 @@ from mailnode.spool.rows import State, next_host
 # What `change` does: the states it applies to, and the state that follows (None: the recipient goes).
 ACTIONS: Final[Mapping[str, tuple[tuple[str, ...], State | None]]] = {
     "retry": ((State.QUEUED.value,), State.QUEUED),
-    "hold": ((State.QUEUED.value,), State.HELD),
-    "release": ((State.HELD.value, State.BAD.value), State.QUEUED),
-    "delete": ((State.QUEUED.value, State.HELD.value, State.BAD.value), None),
+    "hold": ((State.QUEUED.value, State.HELD.value), State.STOPPED),
+    "release": ((State.STOPPED.value, State.HELD.value, State.BAD.value), State.QUEUED),
+    "delete": ((State.QUEUED.value, State.HELD.value, State.STOPPED.value, State.BAD.value), None),
 }
 
 

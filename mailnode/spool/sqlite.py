@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final, TypeVar, cast
 
 from twisted.internet.defer import Deferred, fail
@@ -11,7 +11,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailnode.batch import Batch, BatchNow, BatchThread
-from mailnode.interfaces import ISpool, ISpoolDraft, QueuedMessage, Selection, Settlement
+from mailnode.interfaces import NOT_HELD, ISpool, ISpoolDraft, QueuedMessage, Selection, Settlement
 from mailnode.mail import Body, Entry, Envelope
 from mailnode.spool import ids, schema
 from mailnode.spool.bodies import BodyStore, sync_folder
@@ -19,7 +19,7 @@ from mailnode.spool.draft import Draft, report
 from mailnode.spool.errors import SpoolError
 from mailnode.spool.ledger import Acceptance, Claimed, Ledger
 from mailnode.spool.locks import Owners, SoleLock, locked
-from mailnode.spool.rows import State, message_row, numbered, recipient_row
+from mailnode.spool.rows import State, message_row, next_host, numbered, recipient_row
 from mailnode.spool.selection import rule
 from mailnode.spool.transactions import Change, Look, Operation, Settle, Transactions
 
@@ -142,8 +142,16 @@ class SqliteSpool:
         """A new empty draft."""
         return Draft(self._bodies, self._ids.new)
 
-    def accept(self, id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool) -> Deferred[Entry | None]:
-        """Makes the message durable; fires after the commit, with its entry if it is leased to us."""
+    def accept(
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        lease: bool,
+        held: Mapping[str, float] = NOT_HELD,
+    ) -> Deferred[Entry | None]:
+        """Makes the message durable; fires after the commit, with its entry if something of it is leased
+        to us."""
         if not isinstance(draft, Draft):
             raise TypeError("the draft of another spool")
         try:
@@ -159,34 +167,48 @@ class SqliteSpool:
             draft.discard()
             return fail(error)
         if isinstance(body, Body):
-            return self._commit(number, envelope, body, lease)
+            return self._commit(number, envelope, body, lease, held)
         answer: Deferred[Entry | None] = Deferred()  # whoever cancels it does not take the body away
-        Deferred.fromCoroutine(self._commit_file(number, envelope, draft, body, lease)).chainDeferred(answer)
+        committed = self._commit_file(number, envelope, draft, body, lease, held)
+        Deferred.fromCoroutine(committed).chainDeferred(answer)
         return answer
 
     async def _commit_file(
-        self, number: int, envelope: Envelope, draft: Draft, body: Deferred[Body], lease: bool
+        self,
+        number: int,
+        envelope: Envelope,
+        draft: Draft,
+        body: Deferred[Body],
+        lease: bool,
+        held: Mapping[str, float],
     ) -> Entry | None:
         try:
-            entry = await self._commit(number, envelope, await body, lease)
+            entry = await self._commit(number, envelope, await body, lease, held)
         except Exception:
             await draft.refused()
             raise
         draft.committed()
         return entry
 
-    def _commit(self, number: int, envelope: Envelope, body: Body, lease: bool) -> Deferred[Entry | None]:
+    def _commit(
+        self, number: int, envelope: Envelope, body: Body, lease: bool, held: Mapping[str, float]
+    ) -> Deferred[Entry | None]:
         now = self._clock()
         recipients = numbered(envelope.recipients)
+        message, rows = message_row(number, envelope, body, now), []
+        if held:
+            waiting = [it for it in recipients if next_host(it.path) in held]
+            recipients = tuple(it for it in recipients if next_host(it.path) not in held)
+            rows = [recipient_row(number, it, State.HELD, held[next_host(it.path)]) for it in waiting]
         entry = None
         state, owner = State.QUEUED, None
-        if lease:
+        if lease and recipients:
             mode, sender = envelope.mode, envelope.reverse_path
             leased = Envelope(mode, sender, recipients, envelope.terms, envelope.origin)
             entry = Entry(ids.show(number), leased, body, now)
             state, owner = State.LEASED, self._owners.owner
-        rows = [recipient_row(number, it, state, now, "", owner) for it in recipients]
-        return self._writer.submit(Acceptance(message_row(number, envelope, body, now), rows, entry))
+        rows += [recipient_row(number, it, state, now, "", owner) for it in recipients]
+        return self._writer.submit(Acceptance(message, rows, entry))
 
     # ------------------------------------------------------------------ leases
 
@@ -198,10 +220,18 @@ class SqliteSpool:
             self._release(lambda ledger, dead: dead).addErrback(report)
         return self._lease(lambda ledger: ledger.claim(now, self._longest, limit))
 
-    def claim_held(self, domains: Sequence[str], limit: int, others: bool = False) -> Deferred[list[Entry]]:
-        """Leases up to `limit` messages with HELD recipients in `domains` (or not in them), oldest first."""
-        wanted = [domain.lower() for domain in domains]
-        return self._lease(lambda ledger: ledger.claim_held(wanted, limit, others))
+    def claim_held(
+        self, domains: Sequence[str], limit: int, others: bool = False, but: Collection[str] = ()
+    ) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients in `domains`, oldest first, or with `others` not
+        in them; none of those with the ids `but`."""
+        wanted, left = [domain.lower() for domain in domains], ids.numbers(tuple(but))
+        return self._lease(lambda ledger: ledger.claim_held(wanted, limit, others, left))
+
+    def claim_overdue(self, limit: int) -> Deferred[list[Entry]]:
+        """Leases up to `limit` messages with HELD recipients that somebody has to look after by now."""
+        now = self._clock()
+        return self._lease(lambda ledger: ledger.claim_overdue(now, limit))
 
     def _lease(self, claim: Callable[[Ledger], Claimed]) -> Deferred[list[Entry]]:
         try:
@@ -253,6 +283,11 @@ class SqliteSpool:
         """When the next QUEUED recipient is due, None if there is none."""
         now = self._clock()
         return self._write(Look(lambda ledger: ledger.next_due(now, self._longest)))
+
+    def waiting(self, domains: Collection[str], states: Collection[str]) -> Deferred[int]:
+        """How many messages have recipients in `domains` that are in one of `states`."""
+        wanted = [domain.lower() for domain in domains]
+        return self._look(lambda ledger: ledger.waiting(wanted, states))
 
     def listing(self, selection: Selection, limit: int = 1000) -> Deferred[list[QueuedMessage]]:
         """Messages that match, oldest first."""

@@ -2,8 +2,8 @@
 
 Where a line ends on the screen is ours to decide: a terminal that folds it may put words of the sender's
 choice at the start of a row. Widths come from `unicodedata`, the table that also decides what is printable:
-what it does not know is shown as an escape, so a character without a width cannot occur. `wcwidth` says the
-same of all others (a test compares them) and would be one more dependency.
+what it does not know is shown as an escape, so a character of unknown width cannot occur. `wcwidth` counts
+the same columns (a test compares them) and would be one more dependency.
 """
 
 from __future__ import annotations
@@ -14,11 +14,16 @@ from typing import Final, TypeAlias
 
 Width: TypeAlias = Callable[[str], int]  # columns of one printable character
 
+
+def _characters(*ranges: tuple[int, int]) -> frozenset[str]:
+    return frozenset(chr(code) for first, last in ranges for code in range(first, last + 1))
+
+
 # Hangul vowels and final consonants that join the letter before them, as combining marks do.
-_JOINING_JAMO: Final = ((0x1160, 0x11FF), (0xD7B0, 0xD7FF))
+_JOINING_JAMO: Final = _characters((0x1160, 0x11FF), (0xD7B0, 0xD7FF))
 # Wide on some terminals and not in every version of the table: the letters that flags are made of, signs of
 # the I Ching, and counting rods (wide since Unicode 16).
-_WIDE_ELSEWHERE: Final = (
+_WIDE_ELSEWHERE: Final = _characters(
     *((0x1F1E6, 0x1F1FF), (0x2630, 0x2637), (0x268A, 0x268F)),
     *((0x4DC0, 0x4DFF), (0x1D300, 0x1D376)),
 )
@@ -26,9 +31,7 @@ _WIDE_ELSEWHERE: Final = (
 
 def joins(char: str) -> bool:
     """Whether a character is drawn into the one before it: combining marks of any kind, joining jamo."""
-    if unicodedata.category(char) in ("Mn", "Mc", "Me"):
-        return True
-    return _within(char, _JOINING_JAMO)
+    return unicodedata.category(char) in ("Mn", "Mc", "Me") or char in _JOINING_JAMO
 
 
 def columns(char: str) -> int:
@@ -37,13 +40,9 @@ def columns(char: str) -> int:
         return 1
     if unicodedata.category(char) in ("Mn", "Me"):
         return 0
-    if unicodedata.east_asian_width(char) in "WF" or _within(char, _WIDE_ELSEWHERE):
+    if unicodedata.east_asian_width(char) in "WF" or char in _WIDE_ELSEWHERE:
         return 2
     return 1
-
-
-def _within(char: str, ranges: tuple[tuple[int, int], ...]) -> bool:
-    return any(first <= ord(char) <= last for first, last in ranges)
 
 
 def most_columns(char: str) -> int:

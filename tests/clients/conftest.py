@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import pwd
@@ -14,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import tty
 from collections.abc import Callable, Iterator
@@ -21,6 +24,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Final
 
+import pyte
 import pytest
 
 
@@ -53,6 +57,8 @@ class RunningNode:
         self.port = 0
         self.launcher: list[object] = []  # a program that starts the node, with its arguments
         self.options: list[object] = []  # of twistd
+        self.python = sys.executable
+        self.environment: dict[str, str] = {}  # besides that of the tests
 
     # ------------------------------------------------------------- life
 
@@ -61,7 +67,7 @@ class RunningNode:
             self.process = subprocess.Popen(
                 [
                     *map(str, self.launcher),
-                    *[sys.executable, "-c", "from twisted.scripts.twistd import run; run()"],
+                    *[self.python, "-c", "from twisted.scripts.twistd import run; run()"],
                     *["-n", f"--pidfile={self.folder}/{self.plugin}.pid", *map(str, self.options)],
                     *[self.plugin, "--config", str(self.file)],
                 ],
@@ -69,6 +75,7 @@ class RunningNode:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
+                env={**os.environ, **self.environment},
             )
         before = self.text().count("mailnode ready")
         wait_until(lambda: self.text().count("mailnode ready") > before or self._dead(), "mailnode ready")
@@ -501,3 +508,76 @@ def make_pane(need: Callable[[str], str]) -> Iterator[Callable[..., Pane]]:
             return pane
 
         yield make
+
+
+class Session:
+    """A program on a pseudo-terminal of its own, with an emulator behind it."""
+
+    def __init__(self, words: list[str], environment: dict[str, str], columns: int = 80) -> None:
+        self._master, slave = os.openpty()
+        self.device = os.ttyname(slave)
+        os.chmod(self.device, 0o620)
+        self._stream = pyte.ByteStream(screen := pyte.HistoryScreen(columns, 24, history=1000))
+        self._screen = screen
+        self.octets = b""
+        self.resize(columns)
+        self.process = subprocess.Popen(
+            words,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "LANG": "C.UTF-8", "TERM": "linux", **environment},
+            preexec_fn=lambda: os.login_tty(slave),  # a session of its own, whose terminal this is
+        )
+        os.close(slave)
+        os.set_blocking(self._master, False)
+
+    def resize(self, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("4H", 24, columns, 0, 0))
+        self._screen.resize(24, columns)
+
+    def type(self, keys: str) -> None:
+        os.write(self._master, keys.encode())
+
+    def shown(self) -> str:
+        """The lines of the screen, with what has scrolled away."""
+        with contextlib.suppress(BlockingIOError, OSError):  # EIO: the program has ended
+            while piece := os.read(self._master, 65536):
+                self.octets += piece
+                self._stream.feed(piece)
+        above = ["".join(row[x].data for x in sorted(row)) for row in self._screen.history.top]
+        return "\n".join(line.rstrip() for line in [*above, *self._screen.display]).rstrip()
+
+    def wait_for(self, words: str, count: int = 1) -> str:
+        deadline = time.monotonic() + 15
+        while self.shown().count(words) < count:
+            assert time.monotonic() < deadline, f"waited for {words!r} in vain; the screen:\n{self.shown()}"
+            time.sleep(0.01)
+        return self.shown()
+
+    def wait(self, seconds: float = 15.0) -> int:
+        """The exit status; what the program wrote as it ended is on the screen."""
+        wait_until(lambda: (self.shown(), self.process.poll())[1] is not None, "the end of it", seconds)
+        return self.process.wait()
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        os.close(self._master)
+
+
+@pytest.fixture
+def open_session() -> Iterator[Callable[..., Session]]:
+    """Runs `mailnode` with some words, for the node in a folder, on a terminal of its own."""
+    sessions: list[Session] = []
+
+    def run_mailnode(folder: Path, *words: str, columns: int = 80, **environment: str) -> Session:
+        program = [sys.executable, "-c", "from mailnode.cli import main; main()"]
+        arguments = [*program, "--config", str(folder / "mailnode.toml"), *words]
+        sessions.append(Session(arguments, environment, columns))
+        return sessions[-1]
+
+    yield run_mailnode
+    for session in sessions:
+        session.close()

@@ -9,6 +9,8 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,20 +25,28 @@ hostname = "mit.example"
 [users]
 names = ["jones"]
 [limits]
-message_size = "2M"
+message_size = "20M"
 """
 OPENED = ("EHLO else.example", "MAIL FROM:<smith@else.example>", "RCPT TO:<jones@mit.example>")
 
 
-@pytest.fixture
-def node(make_node: Any) -> Iterator[Any]:
-    """A node that has done everything once; after the test it has nothing in hand and serves on."""
-    node = make_node(HOUSE).start()
+@pytest.fixture(scope="module")
+def shared(make_shared_node: Any) -> Any:
+    """A node that has done everything once."""
+    node = make_shared_node(HOUSE).start()
     talk = node.talk()
     assert talk.codes(*OPENED, "DATA", "x" * 90_000 + "\r\n.", "HELP") == [250, 250, 250, 354, 250, 211]
     talk.close()
     node.wait_for_mail("jones")
-    before = node.peak()
+    return node
+
+
+@pytest.fixture
+def node(shared: Any) -> Iterator[Any]:
+    """After the test it has nothing in hand, was never larger, and serves on."""
+    node = shared
+    before = node.resident()
+    (Path("/proc") / str(node.process.pid) / "clear_refs").write_text("5")  # the peak begins anew
     yield node
     assert node.peak() - before < ALLOWED, f"{(node.peak() - before) / MIB:.1f} MiB"
     talk = node.talk()
@@ -76,16 +86,8 @@ def test_a_header_of_10_mib_is_drained_and_refused(node: Any) -> None:
     assert talk.codes(*OPENED, "DATA")[-1] == 354
     field = b"X-Filler: " + b"x" * 900 + b"\r\n"
     pour(talk, 10 * MIB, field * 1000)
-    assert talk.codes("\r\nhello\r\n.", "NOOP") == [552, 250]
-    talk.close()
-
-
-def test_a_header_that_is_too_large_is_refused_though_the_message_is_not(node: Any) -> None:
-    talk = node.talk()
-    assert talk.codes(*OPENED, "DATA")[-1] == 354
-    pour(talk, MIB + MIB // 2, (b"X-Filler: " + b"x" * 900 + b"\r\n") * 10)
-    code, noop = talk.codes("\r\nhello\r\n.", "NOOP")
-    assert code in (552, 554) and noop == 250
+    refused, noop = talk.codes("\r\nhello\r\n.", "NOOP")
+    assert refused in (552, 554) and noop == 250
     talk.close()
 
 
@@ -94,7 +96,8 @@ def test_a_header_field_without_end_is_drained_and_refused(node: Any) -> None:
     assert talk.codes(*OPENED, "DATA")[-1] == 354
     talk.raw(b"Subject: ")
     pour(talk, 10 * MIB, b"x\r\n " * 65536)
-    assert talk.codes("\r\n.", "NOOP") == [552, 250]
+    refused, noop = talk.codes("\r\n.", "NOOP")
+    assert refused in (552, 554) and noop == 250
     talk.close()
 
 
@@ -102,20 +105,23 @@ def test_a_hundred_thousand_recipients_fill_no_memory(node: Any) -> None:
     talk = node.talk()
     talk.socket.settimeout(120)
     assert talk.codes(*OPENED[:2]) == [250, 250]
-    codes: list[bytes] = []
+    codes: list[str] = []
 
     def read() -> None:
-        codes.extend(talk.stream.readline()[:3] for _ in range(RECIPIENTS + 1))
+        while reply := talk.reply():
+            codes.append(reply[0][:3])
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     lines = b"RCPT TO:<jones@mit.example>\r\n" * 1000
-    for _ in range(RECIPIENTS // 1000):
-        talk.socket.sendall(lines)
-    talk.socket.sendall(b"RSET\r\n")
+    with suppress(ConnectionError):  # it has been cut off
+        for _ in range(RECIPIENTS // 1000):
+            talk.socket.sendall(lines)
+        talk.socket.sendall(b"QUIT\r\n")
     reader.join(120)
-    assert codes[:1000] == [b"250"] * 1000  # the configured limit
-    assert set(codes[1000:-1]) <= {b"452", b"421"}
+    assert codes[:1000] == ["250"] * 1000  # the configured limit
+    refused = codes[1000:]
+    assert set(refused[:-1]) == {"452"} and refused[-1] in ("421", "221")
     talk.close()
 
 
@@ -153,9 +159,7 @@ def test_ten_thousand_mime_parts_and_one_nested_1500_deep_hurt_nothing(make_node
     assert "Traceback" not in node.text()
 
 
-def test_the_control_socket_bears_garbage_without_end(make_node: Any) -> None:
-    node = make_node(HOUSE).start()
-    before = node.peak()
+def test_the_control_socket_bears_garbage_without_end(node: Any) -> None:
     with socket.socket(socket.AF_UNIX) as channel:
         channel.settimeout(15)
         channel.connect(str(node.data / "control.sock"))
@@ -163,5 +167,3 @@ def test_the_control_socket_bears_garbage_without_end(make_node: Any) -> None:
             for _ in range(BOMB // MIB):
                 channel.sendall(b"[" * MIB)
     assert node.status()["listening"]
-    assert node.peak() - before < ALLOWED
-    assert "Traceback" not in node.text()

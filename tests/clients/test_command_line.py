@@ -109,7 +109,7 @@ def test_send_appears_on_the_terminal_and_who_shows_it(
     (tmp_path / "utmp").write_bytes(record)
     house = f'hostname = "mit.example"\n[users]\nnames = ["{user}"]\n[terminals]\nutmp = "{tmp_path}/utmp"\n'
     node = make_node(house).start()
-    assert lines(mailnode(node.folder, "who"))[1].split()[:3] == [user, line, "yes"]
+    assert lines(mailnode(node.folder, "who"))[1].split()[:4] == [user, line, "utmp", "yes"]
     shown = mailnode(node.folder, "send", user, said="Lunch?\n")
     assert lines(shown) == [f"{user}@mit.example  shown on a terminal"] and shown.returncode == 0
     text = os.read(screen, 4096).decode()

@@ -9,10 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path as File
 
 import pytest
 
+from mailnode.delivery.mailbox import DELIVERED, IN_A_LOOP, outcome
 from mailnode.delivery.maildir import Folder, Job
 from mailnode.delivery.maildir_process import MaildirProcess
 from mailnode.mail import Body, Path
@@ -63,6 +65,31 @@ def test_it_stores_a_batch_and_tells_what_went_wrong_with_each(
     assert (tmp_path / "jones/new/b").read_bytes().endswith(b"x\n")
 
 
+class Name(str):
+    """A text with a meaning of its own, as the configuration has them."""
+
+    __slots__ = ()
+
+
+def test_names_of_the_configuration_are_texts_like_others(tmp_path: File, process: MaildirProcess) -> None:
+    mine = replace(job(tmp_path, "a"), reverse_path=Path("postmaster", Name("mit.example")))
+    assert process.write([mine, job(tmp_path, "b")]) == [None, None]
+    octets = (tmp_path / "jones/new/a").read_bytes()
+    assert octets.startswith(b"Return-Path: <postmaster@mit.example>\n")
+
+
+def test_a_binary_message_and_one_in_a_loop_are_told_apart_from_others(
+    tmp_path: File, process: MaildirProcess
+) -> None:
+    address = "jones@mit.example"
+    binary = replace(job(tmp_path, "a", body=Body.of(b"X: y\r\n\r\n\0")), address=address, binary=True)
+    back = Body.of(b"Delivered-To: Jones@mit.example\r\n\r\n")
+    errors = process.write([binary, replace(job(tmp_path, "b", body=back), address=address)])
+    assert [outcome(error) for error in errors] == [DELIVERED, IN_A_LOOP]
+    assert (tmp_path / "jones/new/a").read_bytes().endswith(b"\r\nX: y\r\n\r\n\0")
+    assert names(tmp_path) == ["a"]
+
+
 def test_a_killed_one_is_replaced_and_nothing_is_delivered_twice(
     tmp_path: File, process: MaildirProcess
 ) -> None:
@@ -96,6 +123,18 @@ def test_signals_for_the_node_do_not_end_it_but_closing_does(tmp_path: File, pro
     assert process.pid == pid
     process.close()
     assert gone(pid)
+
+
+def test_a_job_that_cannot_be_done_spoils_no_other(tmp_path: File, process: MaildirProcess) -> None:
+    untold = Job(Folder(str(tmp_path), ("\udc80",), make_base=False), "b", Body.of(b""), SENDER)
+    undone = job(tmp_path, "c\0")
+    first, second, third, fourth = process.write(
+        [job(tmp_path, "a"), untold, undone, job(tmp_path, "d", user="brown")]
+    )
+    assert first is None and fourth is None
+    assert second is not None and second.errno == errno.EINVAL
+    assert third is not None and third.errno == errno.EINVAL
+    assert names(tmp_path) == ["a"] and names(tmp_path, "brown") == ["d"]
 
 
 PARENT = """

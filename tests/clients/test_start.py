@@ -28,7 +28,8 @@ def test_the_example_of_rfc_821_gives_its_very_codes_and_two_mailboxes(make_node
     assert codes == [250, 250, 250, 550, 250, 354, 250, 221]
     for user in ("Jones", "Brown"):
         (message,) = node.wait_for_mail(user)
-        assert message.startswith("Return-Path: <Smith@usc.edu>\nReceived: from usc.edu ([127.0.0.1])\n")
+        trace = f"Return-Path: <Smith@usc.edu>\nDelivered-To: {user}@mit.edu\n"
+        assert message.startswith(f"{trace}Received: from usc.edu ([127.0.0.1])\n")
         assert message.endswith("\n\nBlah blah blah...\n..etc. etc. etc.\n")
     assert node.mailbox("Green") == []
     assert node.stop() == -15  # twistd ends by the signal that it was told to end by

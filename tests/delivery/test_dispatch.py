@@ -7,17 +7,18 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
 from mailnode.delivery.dispatch import GATHER, ROOM, Dispatch
+from mailnode.delivery.dsn import success
 from mailnode.delivery.mailbox import MemoryMailbox
 from mailnode.delivery.settling import Settling
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.interfaces import INotices, IRelay, Results, Selection
-from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Path, Recipient, Reply, Result
+from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Outcome, Path, Recipient, Reply, Result
 from mailnode.routing.routes import Routing
 from mailnode.spool.memory import MemorySpool
 from mailnode.terminals.memory import MemoryTerminals
@@ -53,6 +54,10 @@ class Notices:
         self.told.append(("delayed", sorted(r.path.mailbox for r in results)))
         return succeed(None)
 
+    def succeeded(self, entry: Entry, results: Results) -> Deferred[None]:
+        self.told.append(("succeeded", sorted(f"{r.path.mailbox} {success(r, results[r])}" for r in results)))
+        return succeed(None)
+
 
 def members(*names: str) -> tuple[tuple[str, Path], ...]:
     return tuple(("", Path(*name.split("@"))) for name in names)
@@ -66,7 +71,8 @@ class World:
         self.directory = Directory(
             [NamedUsers([("jones", ""), ("brown", "")])],
             aliases={"boss": members("jones@mit.edu"), "all": members("jones@mit.edu", "x@usc.edu")},
-            forward={"joe": Path("joe", "leaf.edu")},
+            lists={"crew": members("brown@mit.edu"), "team": members("brown@mit.edu", "y@usc.edu")},
+            forward={"joe": Path("joe", "leaf.edu"), "far": Path("x", "usc.edu")},
             domains=["mit.edu"],
         )
         self.routing = Routing("mit.edu", ["mit.edu"], self.directory, held=["leaf.edu"])
@@ -75,6 +81,7 @@ class World:
         self.relay = Relay()
         self.notices = Notices()
         settling = Settling(self.spool, self.notices, self.decide, 99, self.clock, self.clock.seconds)
+        self.settling = settling
         self.dispatch = Dispatch(
             *(self.spool, self.routing, self.mailbox, self.terminals, self.relay, settling),
             self.clock,
@@ -84,10 +91,19 @@ class World:
     def decide(self, attempts: int, age: float, warned: bool) -> tuple[float | None, bool]:
         return (None, False) if attempts > 2 else (60.0, attempts == 2)
 
-    def give(self, *names: str, mode: Mode = Mode.MAIL) -> None:
+    def give(
+        self,
+        *names: str,
+        mode: Mode = Mode.MAIL,
+        notify: tuple[str, ...] = (),
+        orcpt: str = "",
+        text: bytes = b"Subject: x\r\n\r\nhi\r\n",
+    ) -> None:
         draft = self.spool.draft()
-        draft.write(b"Subject: x\r\n\r\nhi\r\n")
-        recipients = tuple(Recipient(Path(*name.split("@")), mode) for name in names)
+        draft.write(text)
+        recipients = tuple(
+            Recipient(Path(*name.split("@")), mode, notify=notify, orcpt=orcpt) for name in names
+        )
         envelope = Envelope(mode, Path("smith", "usc.edu"), recipients)
         lease = self.dispatch.has_room()
         self.spool.accept(self.spool.new_id(), envelope, draft, lease).addCallback(
@@ -248,3 +264,145 @@ def test_a_disk_that_refuses_settlements_is_asked_again_until_it_takes_them(worl
     assert world.queue() == [("jones@mit.edu", "leased")]
     world.clock.pump([10.0, 10.0])
     assert world.queue() == []
+
+
+# ------------------------------------------------------------------ names that lead elsewhere
+
+
+def test_a_name_that_stands_for_itself_and_others_is_expanded_once(world: World) -> None:
+    world.directory = Directory(
+        [NamedUsers([("jones", "")])],
+        aliases={"jones": members("jones@mit.edu", "x@usc.edu")},
+        domains=["mit.edu"],
+    )
+    routing = Routing("mit.edu", ["mit.edu"], world.directory)
+    world.dispatch.use(routing, world.mailbox, world.terminals, world.relay, world.settling)
+    world.mailbox.refuse("jones", Result.later(Reply(452, "full")))
+    world.give("jones@mit.edu")
+    world.relay.answer(Reply(250, "ok"))
+    assert world.queue() == [("jones@mit.edu", "queued")]
+    world.mailbox.refuse("jones", None)
+    world.clock.advance(61)
+    assert world.relay.letters == []  # x has had it
+    assert len(world.mailbox.messages["jones"]) == 1 and world.queue() == []
+
+
+@pytest.mark.parametrize("name", ["crew", "team"])
+def test_the_owner_of_a_list_hears_of_failures_however_many_members_it_has(world: World, name: str) -> None:
+    world.mailbox.refuse("brown", Result.failed(Reply(550, "no")))
+    owners = []
+
+    def failed(entry: Entry, results: Results) -> Deferred[None]:
+        owners.extend([(r.path.mailbox, str(r.sender), r.notify) for r in results])
+        return succeed(None)
+
+    world.notices.failed = failed  # type: ignore[method-assign]
+    world.give(f"{name}@mit.edu", notify=("SUCCESS", "FAILURE"))
+    if name == "team":
+        world.relay.answer(Reply(250, "ok"))
+    assert owners == [("brown@mit.edu", "<postmaster@mit.edu>", ())]
+
+
+def test_a_mailbox_behind_an_alias_knows_its_own_address(world: World) -> None:
+    world.give("boss@mit.edu")
+    (message,) = world.mailbox.messages["jones"]
+    assert b"\nDelivered-To: jones@mit.edu\n" in message
+
+
+def test_a_message_that_comes_back_bounces_and_is_not_delivered_again(world: World) -> None:
+    text = b"Delivered-To: Jones@mit.edu\r\nSubject: x\r\n\r\n"
+    world.give("boss@mit.edu", "brown@mit.edu", text=text)
+    assert world.notices.told == [("failed", ["boss@mit.edu"])]
+    assert list(world.mailbox.messages) == ["brown"] and world.queue() == []
+
+
+# ------------------------------------------------------------------ what senders asked to hear
+
+ASKED = ("SUCCESS", "FAILURE")
+
+
+def test_a_delivery_is_told_of_only_if_that_was_asked_for(world: World) -> None:
+    world.give("jones@mit.edu")
+    world.give("jones@mit.edu", notify=("FAILURE", "DELAY"))
+    assert world.notices.told == []
+    world.give("jones@mit.edu", notify=ASKED)
+    assert world.notices.told == [("succeeded", ["jones@mit.edu delivered"])]
+
+
+def test_a_notice_is_in_the_spool_before_the_recipient_it_is_about_is_gone(world: World) -> None:
+    spooled: Deferred[None] = Deferred()
+    world.notices.succeeded = lambda entry, results: spooled  # type: ignore[method-assign]
+    world.give("jones@mit.edu", notify=ASKED)
+    assert world.queue() == [("jones@mit.edu", "leased")]
+    spooled.callback(None)
+    assert world.queue() == []
+
+
+def test_a_notice_that_the_disk_refuses_is_tried_until_it_is_taken_and_others_are_not_repeated(
+    world: World,
+) -> None:
+    real = world.notices.succeeded
+    refusals = [OSError("full"), OSError("full")]
+
+    def succeeded(entry: Entry, results: Results) -> Deferred[None]:
+        return fail(refusals.pop()) if refusals else real(entry, results)
+
+    world.notices.succeeded = succeeded  # type: ignore[method-assign]
+    world.give("jones@mit.edu", "nobody@mit.edu", notify=ASKED)
+    assert [state for _, state in world.queue()] == ["leased", "leased"]
+    world.clock.pump([10.0, 10.0])
+    assert world.queue() == []
+    assert [what for what, _ in world.notices.told] == ["failed", "succeeded"]
+
+
+@pytest.mark.parametrize(("dsn", "action"), [(False, "relayed"), (True, "")])
+def test_a_host_that_takes_over_the_promise_keeps_us_silent(world: World, dsn: bool, action: str) -> None:
+    world.give("x@usc.edu", notify=ASKED)
+    _, letter, told = world.relay.letters.pop()
+    assert letter.recipients[0].notify == ASKED
+    told.callback(
+        {r: Result(Outcome.DELIVERED, Reply(250, "ok"), "mx.usc.edu", dsn=dsn) for r in letter.recipients}
+    )
+    assert world.notices.told == [("succeeded", [f"x@usc.edu {action}"])] and world.queue() == []
+
+
+def test_a_forward_to_one_address_carries_the_wishes_on(world: World) -> None:
+    world.give("far@mit.edu", notify=ASKED)
+    ((_, letter, _),) = world.relay.letters
+    (recipient,) = letter.recipients
+    assert (recipient.path.mailbox, recipient.notify) == ("x@usc.edu", ASKED)
+    assert recipient.orcpt == "rfc822;far@mit.edu"
+
+
+def test_an_alias_of_several_is_told_of_once_and_its_members_report_failures_alone(world: World) -> None:
+    world.give("all@mit.edu", notify=ASKED, orcpt="rfc822;All@mit.edu")
+    ((_, letter, _),) = world.relay.letters
+    assert [(r.notify, r.orcpt) for r in letter.recipients] == [(("FAILURE",), "rfc822;All@mit.edu")]
+    world.relay.answer(Reply(450, "busy"))
+    assert world.notices.told == [("succeeded", ["all@mit.edu expanded", "jones@mit.edu ", "x@usc.edu "])]
+    world.clock.advance(61)
+    world.relay.answer(Reply(250, "ok"))
+    assert len(world.notices.told) == 1 and world.queue() == []
+
+
+def test_a_list_has_the_message_when_it_went_to_its_members(world: World) -> None:
+    world.give("team@mit.edu", notify=ASKED)
+    ((_, letter, _),) = world.relay.letters
+    assert [r.notify for r in letter.recipients] == [()]
+    world.relay.answer(Reply(250, "ok"))
+    ((what, told),) = world.notices.told
+    assert what == "succeeded" and told[1] == "team@mit.edu delivered"
+
+
+def test_mail_that_is_held_under_another_name_keeps_its_wishes_in_the_spool(world: World) -> None:
+    world.give("joe@mit.edu", notify=ASKED)
+    (entries,) = found(world.spool.claim_held(["leaf.edu"], 5))
+    (recipient,) = entries[0].envelope.recipients
+    assert (recipient.notify, recipient.orcpt) == (ASKED, "rfc822;joe@mit.edu")
+    assert world.notices.told == [("succeeded", ["joe@leaf.edu ", "joe@mit.edu "])]
+
+
+def test_a_send_that_was_shown_is_delivered(world: World) -> None:
+    world.terminals.log_in("jones")
+    world.give("jones@mit.edu", mode=Mode.SEND, notify=ASKED)
+    assert world.notices.told == [("succeeded", ["jones@mit.edu delivered"])]

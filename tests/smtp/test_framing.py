@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mailnode.smtp.framing import DataReader, Inbound, Stuffer
+from mailnode.smtp.framing import DataReader, Inbound, LineEnds, Stuffer
 
 LIMIT = 8
 
@@ -29,9 +29,9 @@ def per_octet(octets: bytes) -> list[bytes]:
     return [octets[at : at + 1] for at in range(len(octets))]
 
 
-def read(chunks: list[bytes]) -> tuple[bytes, bytes, bool, bool]:
+def read(chunks: list[bytes], normalize: bool = False) -> tuple[bytes, bytes, bool, bool]:
     """Mail data, octets behind it, whether it ended, whether it held a bare CR or LF."""
-    reader = DataReader()
+    reader = DataReader(normalize)
     data = rest = b""
     for chunk in chunks:
         if reader.ended:
@@ -117,6 +117,19 @@ def test_take_hands_over_what_waits_behind_a_line() -> None:
     assert inbound.take() == b"Hello\r\n"
     assert len(inbound) == 0
     assert inbound.take() == b""
+
+
+def test_take_hands_over_no_more_than_was_asked_for() -> None:
+    inbound = Inbound()
+    inbound.feed(b"BDAT 4\r\nQUITNOOP\r\n")
+    assert inbound.line(LIMIT) == b"BDAT 4"
+    assert (inbound.take(3), inbound.take(1)) == (b"QUI", b"T")
+    assert inbound.line(LIMIT) == b"NOOP"
+    inbound.feed(b"1234")
+    inbound.feed(b"56")
+    assert inbound.take(2) == b"12"
+    inbound.feed(b"78")
+    assert (inbound.take(100), inbound.take(100), len(inbound)) == (b"345678", b"", 0)
 
 
 # --------------------------------------------------------------------------- mail data
@@ -214,6 +227,46 @@ def test_mail_data_ends_at_the_first_end_of_the_rfc_and_nowhere_else(octets: byt
         plain = text.replace(b"\r\n", b"")
         assert bare == (b"\r" in plain or b"\n" in plain)
         assert data == (b"\r\n" + text).replace(b"\r\n.", b"\r\n")[2:]
+
+
+# ------------------------------------------------- line ends that are borne, and chunks
+
+
+def normalized(octets: bytes) -> bytes:
+    return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
+
+
+@settings(max_examples=500)
+@given(OCTETS, CUTS)
+@example(b"a\r\n.\nb", [3, 4, 5])
+@example(b"\r\n.\r\r\n", [1, 2, 3, 4])
+def test_normalized_mail_data_holds_no_bare_line_end_and_ends_where_it_did(
+    octets: bytes, cuts: list[int]
+) -> None:
+    wire = octets + b"\r\n.\r\nREST"
+    plain, rest, ended, bare = read([wire])
+    assert read([wire], True) == (normalized(plain), rest, ended, bare)
+    assert read(pieces(wire, cuts), True) == read(per_octet(wire), True) == read([wire], True)
+
+
+def ends(chunks: list[bytes], normalize: bool = False) -> tuple[bytes, bool]:
+    watch = LineEnds(normalize)
+    data = b"".join([watch.feed(chunk) for chunk in chunks]) + watch.end()
+    return data, watch.bare
+
+
+@settings(max_examples=500)
+@given(OCTETS, CUTS)
+@example(b"a\r\nb", [2])
+@example(b"a\r", [1])
+def test_chunks_keep_their_octets_and_tell_of_bare_line_ends_wherever_they_are_cut(
+    octets: bytes, cuts: list[int]
+) -> None:
+    plain = octets.replace(b"\r\n", b"")
+    bare = b"\r" in plain or b"\n" in plain
+    for chunks in ([octets], pieces(octets, cuts), per_octet(octets)):
+        assert ends(chunks) == (octets, bare)
+        assert ends(chunks, True) == (normalized(octets), bare)
 
 
 # ---------------------------------------------------------------------------- stuffing

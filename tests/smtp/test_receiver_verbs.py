@@ -9,7 +9,15 @@ from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import VERBS, Limits, Receiver, State
 
 ALL = Rights(
-    tuple(Mode), relay=True, verify=True, expand=True, turn=True, atrn=True, etrn=True, mechanisms=("PLAIN",)
+    tuple(Mode),
+    relay=True,
+    verify=True,
+    expand=True,
+    turn=True,
+    atrn=True,
+    etrn=True,
+    pair=True,
+    mechanisms=("PLAIN",),
 )
 HOST = "mit.example"
 
@@ -23,6 +31,7 @@ ANSWERS: dict[type, Reply] = {
     events.AskCredentials: replies.AUTH_DONE,
     events.AskTurn: Reply(250, "OK"),
     events.AskStart: Reply(252, "OK, pending messages for node leaf.example started"),
+    events.AskPair: Reply(250, "Paired as leaf"),
 }
 
 
@@ -84,6 +93,7 @@ COMMANDS = {
     "ATRN": "ATRN leaf.example",
     "ETRN": "ETRN leaf.example",
     "XWAIT": "XWAIT 60",
+    "XPAIR": f"XPAIR c2FsdHNhbHQ= 4096 {'A' * 43}= {'B' * 42}A=",
 }
 
 _MODE = {250, 552, 451, 452, 500, 501, 502, 503}
@@ -113,6 +123,7 @@ TABLE = {
     "ATRN": {250, 450, 451, 453, 500, 501, 502, 503, 530},
     "ETRN": {250, 251, 252, 253, 458, 459, 500, 501, 502, 503},
     "XWAIT": {250, 500, 501, 502, 503},
+    "XPAIR": {250, 451, 550, 500, 501, 502, 503},
 }
 
 
@@ -145,9 +156,10 @@ def test_every_verb_in_every_state_gives_exactly_one_reply_of_the_table(
 
 OUT_OF_ORDER = {
     State.NEW: {"MAIL", "SEND", "SOML", "SAML", "RCPT", "DATA", "BDAT", "AUTH", "STARTTLS",
-                "TURN", "ATRN", "ETRN", "XWAIT"},
+                "TURN", "ATRN", "ETRN", "XWAIT", "XPAIR"},
     State.IDLE: {"RCPT", "DATA", "BDAT"},
-    State.OPEN: {"MAIL", "SEND", "SOML", "SAML", "AUTH", "STARTTLS", "TURN", "ATRN", "ETRN", "XWAIT"},
+    State.OPEN: {"MAIL", "SEND", "SOML", "SAML", "AUTH", "STARTTLS",
+                 "TURN", "ATRN", "ETRN", "XWAIT", "XPAIR"},
 }  # fmt: skip
 
 
@@ -309,7 +321,7 @@ def test_ehlo_names_what_this_client_may_use_and_no_more() -> None:
         (reply,) = talk(machine(ALL, limits, lmtp), hello + b" usc.example\r\n")
         assert reply == Reply(
             250,
-            (*everybody, "SEND", "SOML", "SAML", "STARTTLS", "AUTH PLAIN", "TURN", "XWAIT 1 3600",
+            (*everybody, "SEND", "SOML", "SAML", "STARTTLS", "AUTH PLAIN", "TURN", "XWAIT 1 3600", "XPAIR",
              "ATRN", "ETRN", "EXPN", "HELP"),
         )  # fmt: skip
         (reply,) = talk(machine(Rights(), limits, lmtp), hello + b" usc.example\r\n")
@@ -339,7 +351,7 @@ def test_help_lists_the_verbs_that_this_client_may_use() -> None:
     assert codes(talk(machine(Rights()), b"HELP SEND\r\nHELP TURN\r\nHELP AUTH\r\n")) == [504, 504, 504]
 
 
-MAY_NOT = ["SEND", "SOML", "SAML", "TURN", "AUTH", "STARTTLS", "ATRN", "ETRN", "XWAIT"]
+MAY_NOT = ["SEND", "SOML", "SAML", "TURN", "AUTH", "STARTTLS", "ATRN", "ETRN", "XWAIT", "XPAIR"]
 
 
 @pytest.mark.parametrize("verb", MAY_NOT)

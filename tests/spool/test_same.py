@@ -39,7 +39,7 @@ selections = st.builds(
     Selection,
     to=st.sampled_from(["", "jones", "@a"]),
     domain=st.sampled_from(["", "a.example", "c.example"]),
-    state=st.sampled_from(["", "queued", "held", "leased"]),
+    state=st.sampled_from(["", "queued", "held", "stopped", "leased"]),
     older=st.sampled_from([0.0, 100.0]),
 )
 
@@ -83,24 +83,39 @@ class Both(RuleBasedStateMachine):
         them=st.lists(recipients, min_size=1, max_size=3),
         terms=terms,
         lease=st.booleans(),
+        held=st.sampled_from([{}, {"a.example": 500.0}, {"b.example": -5.0, "": 0.0}]),
     )
-    def accept(self, mode: Mode, path: Path, them: list[Recipient], terms: Terms, lease: bool) -> None:
+    def accept(
+        self,
+        mode: Mode,
+        path: Path,
+        them: list[Recipient],
+        terms: Terms,
+        lease: bool,
+        held: dict[str, float],
+    ) -> None:
         id, envelope, entries = self.memory.new_id(), Envelope(mode, path, tuple(them), terms), []
         for spool in (self.memory, self.sqlite):
             draft = spool.draft()
             draft.write(b"Hi\r\n")
-            entries.append(value(spool.accept(id, envelope, draft, lease)))
+            look = {host: self.now + seconds for host, seconds in held.items()}
+            entries.append(value(spool.accept(id, envelope, draft, lease, look)))
         assert entries[0] == entries[1]
-        if lease:
+        if entries[0] is not None:
             self.entries.append(entries[0])
 
     @rule(limit=st.integers(1, 3))
     def claim(self, limit: int) -> None:
         self.entries += self.both("claim", limit)
 
-    @rule(limit=st.integers(1, 3), others=st.booleans())
-    def claim_held(self, limit: int, others: bool) -> None:
-        self.entries += self.both("claim_held", ["a.example", "C.EXAMPLE"], limit, others)
+    @rule(limit=st.integers(1, 3), others=st.booleans(), skip=st.integers(0, 2))
+    def claim_held(self, limit: int, others: bool, skip: int) -> None:
+        but = tuple(entry.id for entry in self.entries[:skip])
+        self.entries += self.both("claim_held", ["a.example", "C.EXAMPLE"], limit, others, but)
+
+    @rule(limit=st.integers(1, 3))
+    def claim_overdue(self, limit: int) -> None:
+        self.entries += self.both("claim_overdue", limit)
 
     @rule(data=st.data(), delay=st.floats(-1000, 30_000), warned=st.booleans())
     def settle(self, data: st.DataObject, delay: float, warned: bool) -> None:
@@ -108,7 +123,8 @@ class Both(RuleBasedStateMachine):
             return
         entry = data.draw(st.sampled_from(self.entries))
         found = [(it, data.draw(results)) for it in entry.envelope.recipients if data.draw(st.booleans())]
-        self.both("settle", Settlement(entry.id, tuple(found), self.now + delay, warned))
+        when = self.now + delay
+        self.both("settle", Settlement(entry.id, tuple(found), when, warned, when + 7))
 
     @rule()
     def release_leases(self) -> None:
@@ -128,6 +144,7 @@ class Both(RuleBasedStateMachine):
 
     @invariant()
     def they_look_the_same(self) -> None:
+        self.both("waiting", ["a.example", ""], ["held", "queued"])
         self.both("listing", Selection())
         self.both("next_due")
 

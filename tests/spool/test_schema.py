@@ -87,7 +87,8 @@ def test_a_spool_of_version_1_keeps_every_message(old: FilePath, sqlite: Open, d
     notice = claimed["smith@usc.example"]
     assert notice.envelope.origin is Origin.NOTICE and notice.recovered
     assert b"".join(notice.body.chunks()) == b"y" * 70_000
-    (held,) = desk.result(spool.claim_held(["leaf.example"], 9))
+    assert desk.result(spool.waiting(["leaf.example"], ["held"])) == 1
+    (held,) = desk.result(spool.claim_overdue(9))  # when it was to be looked after was not known
     assert held.envelope.recipients == (Recipient(Path("hubert", "leaf.example"), Mode.SOML, 2),)
 
 

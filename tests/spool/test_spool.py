@@ -367,7 +367,7 @@ def test_hold_release_retry_and_delete_change_matching_recipients(spool: Any, de
     desk.result(spool.settle(settlement(entry, LATER, LATER, due=due)))
     x, y = Selection(domain="x.example"), Selection(to="b@")
     assert desk.result(spool.change(x, "hold")) == 1
-    assert states(spool, desk) == [["held", "queued"]]
+    assert states(spool, desk) == [["stopped", "queued"]]
     assert desk.result(spool.change(ALL, "retry")) == 1
     assert [it.due for it in desk.result(spool.listing(ALL))[0].recipients] == [due, clock.now]
     assert desk.result(spool.change(ALL, "release")) == 1
@@ -377,6 +377,98 @@ def test_hold_release_retry_and_delete_change_matching_recipients(spool: Any, de
     assert desk.result(spool.change(ALL, "delete")) == 1
     assert desk.result(spool.listing(ALL)) == []
     assert desk.result(spool.body(entry.id)) is None
+
+
+def test_what_an_operator_holds_is_fetched_by_nobody_and_goes_on_when_it_is_released(
+    spool: Any, desk: Any, clock: Any
+) -> None:
+    entry = desk.put(spool, "a@leaf.example", "b@mit.example", lease=True)
+    desk.result(spool.settle(settlement(entry, HELD, LATER)))
+    assert desk.result(spool.change(ALL, "hold")) == 1
+    assert states(spool, desk) == [["stopped", "stopped"]]
+    assert states(spool, desk, Selection(state="stopped")) == [["stopped", "stopped"]]
+    clock.now += 1e6
+    for nothing in (
+        spool.claim(9),
+        spool.claim_held(["leaf.example"], 9),
+        spool.claim_held([], 9, others=True),
+        spool.claim_overdue(9),
+    ):
+        assert desk.result(nothing) == []
+    assert desk.result(spool.next_due()) is None
+    assert desk.result(spool.change(ALL, "hold")) == desk.result(spool.change(ALL, "retry")) == 0
+    assert desk.result(spool.change(ALL, "release")) == 1
+    (again,) = desk.result(spool.claim(9))
+    assert domains(again) == ["leaf.example", "mit.example"]
+
+
+def test_mail_for_a_host_that_fetches_it_is_held_by_the_commit_that_accepts_it(
+    spool: Any, desk: Any, clock: Any
+) -> None:
+    held = {"leaf.example": clock.now + 60}
+    for lease in (True, False):
+        draft = spool.draft()
+        draft.write(b"Hi\r\n")
+        envelope = desk.envelope("a@Leaf.Example", "b@mit.example")
+        entry = desk.result(spool.accept(spool.new_id(), envelope, draft, lease, held))
+        assert (entry is not None) is lease
+        if entry is not None:
+            assert domains(entry) == ["mit.example"] and entry.envelope.recipients[0].number == 2
+    assert states(spool, desk) == [["held", "leased"], ["held", "queued"]]
+    draft = spool.draft()
+    assert (
+        desk.result(spool.accept(spool.new_id(), desk.envelope("c@leaf.example"), draft, True, held)) is None
+    )
+    assert [domains(it) for it in desk.result(spool.claim_held(["leaf.example"], 9))] == [
+        ["Leaf.Example"],
+        ["Leaf.Example"],
+        ["leaf.example"],
+    ]
+
+
+def test_held_mail_is_looked_after_when_it_is_time_the_longest_overdue_first(
+    spool: Any, desk: Any, clock: Any
+) -> None:
+    made = []
+    for number, look in enumerate((300.0, 100.0, 200.0, 900.0)):
+        entry = desk.put(spool, f"a{number}@leaf.example", "b@mit.example", lease=True)
+        rows = tuple(zip(entry.envelope.recipients, (HELD, LATER), strict=True))
+        due = clock.now + 1e6
+        desk.result(spool.settle(Settlement(entry.id, rows, due, False, clock.now + look)))
+        made.append(entry.id)
+    clock.now += 99
+    assert desk.result(spool.claim_overdue(9)) == []
+    clock.now += 201
+    assert [it.id for it in desk.result(spool.claim_overdue(2))] == [made[1], made[2]]
+    (last,) = desk.result(spool.claim_overdue(9))
+    assert (last.id, domains(last)) == (made[0], ["leaf.example"])
+    assert desk.result(spool.claim_overdue(9)) == []
+
+
+def test_what_was_refused_is_left_out_of_a_claim(spool: Any, desk: Any) -> None:
+    made = []
+    for _ in range(4):
+        entry = desk.put(spool, "a@leaf.example", lease=True)
+        desk.result(spool.settle(settlement(entry, HELD)))
+        made.append(entry.id)
+    but = (made[0], made[2], "garbage")
+    assert [it.id for it in desk.result(spool.claim_held(["leaf.example"], 1, False, but))] == [made[1]]
+    assert [it.id for it in desk.result(spool.claim_held([], 9, True, but))] == [made[3]]
+    assert desk.result(spool.claim_held(["leaf.example"], 9, False, but)) == []
+
+
+def test_what_waits_for_a_domain_is_counted_by_message(spool: Any, desk: Any) -> None:
+    entry = desk.put(spool, "a@leaf.example", "b@Leaf.example", "c@mit.example", lease=True)
+    desk.result(spool.settle(settlement(entry, HELD, LATER, LATER)))
+    desk.put(spool, "a@leaf.example", lease=True)
+    for domains, states, count in (
+        (["LEAF.example"], ["held"], 1),
+        (["leaf.example"], ["held", "queued", "leased"], 2),
+        (["mit.example", "leaf.example"], ["queued"], 1),
+        (["mit.example"], ["held"], 0),
+        ([], ["held", "queued", "leased"], 0),
+    ):
+        assert desk.result(spool.waiting(domains, states)) == count
 
 
 @pytest.mark.parametrize("action", ["retry", "hold", "release", "delete"])

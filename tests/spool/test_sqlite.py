@@ -320,6 +320,9 @@ def test_there_is_room_while_enough_of_the_disk_is_free(sqlite: Open, clock: Any
         (ledger._DUE, "SEARCH recipient USING INDEX recipient_due (due<?)"),
         (ledger._ASTRAY, "SEARCH recipient USING INDEX recipient_due (due>?)"),
         (ledger._HELD, "SEARCH recipient USING INDEX recipient_held (next_host=?)"),
+        (ledger._OVERDUE, "SEARCH recipient USING INDEX recipient_look (due<?)"),
+        (ledger._WAITING, "SEARCH recipient USING INDEX recipient_host (next_host=?)"),
+        (ledger._LEASE_OVERDUE, "SEARCH recipient USING PRIMARY KEY (message=?)"),
         (ledger._NEXT, "SEARCH recipient USING INDEX recipient_due"),
         (ledger._LATEST, "SEARCH recipient USING INDEX recipient_due"),
         (ledger._LEASE_DUE, "SEARCH recipient USING PRIMARY KEY (message=?)"),
@@ -352,7 +355,7 @@ def test_held_mail_is_found_without_looking_at_the_rest(sqlite: Open, desk: Any,
 
     connection = sqlite3.connect(data / "spool.sqlite", isolation_level=None)
     connection.execute("BEGIN")
-    row = recipient_row(0, Recipient(Path("a", "other.example"), number=1), State.HELD, 0.0)
+    row = recipient_row(0, Recipient(Path("a", "other.example"), number=1), State.HELD, 1e12)
     rows = ((number, *row[1:]) for number in range(1, 20001))
     connection.executemany(f"INSERT INTO recipient VALUES ({','.join('?' * len(row))})", rows)
     connection.execute("COMMIT")
@@ -363,7 +366,10 @@ def test_held_mail_is_found_without_looking_at_the_rest(sqlite: Open, desk: Any,
     tables = Ledger(connection, "us", "")
     assert tables.next_due(0.0, 1.0) is None
     assert tables.claim(1e12, 1.0, 50).entries == []
-    assert [it.id for it in tables.claim_held(["leaf.example"], 50, False).entries] == [entry.id]
-    assert tables.claim_held(["other.example"], 50, True).entries == []
+    assert tables.waiting(["leaf.example"], ["held"]) == 1
+    assert [it.id for it in tables.claim_held(["leaf.example"], 50, False, []).entries] == [entry.id]
+    assert tables.claim_held(["other.example"], 50, True, []).entries == []
+    assert tables.claim_overdue(1e11, 50).entries == []
+    assert len(tables.listing(Selection(domain="leaf.example"), 0.0, 9)) == 1
     connection.close()
     assert work < 100
