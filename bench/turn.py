@@ -276,8 +276,10 @@ def spy(pids: dict[str, int], folder: Path) -> Iterator[None]:
     folder.mkdir(exist_ok=True)
     spies = [
         subprocess.Popen(
-            ["py-spy", "record", "--pid", str(pid), "--format", "raw", "--rate", "200"]
-            + ["--duration", "600", "--gil", "--output", str(folder / PROFILES[name])],
+            [
+                *["py-spy", "record", "--pid", str(pid), "--format", "raw", "--rate", "200"],
+                *["--duration", "600", "--gil", "--output", str(folder / PROFILES[name])],
+            ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )

@@ -18,7 +18,7 @@ from fuzz.mutate import FOLDER, mutations, seeds, words
 
 TARGETS: Final = (
     *("grammar", "data", "receiver", "sender", "replies"),
-    *("configuration", "screen", "control"),
+    *("configuration", "screen", "control", "attached", "proxy"),
 )
 SLOW: Final = 5.0  # seconds of the processor for one input; nothing of this size takes longer
 

@@ -142,7 +142,7 @@ def parse(
     problems: Problems = {}
     raw = _with_aliases_file(raw, folder, problems)
     data = _data_folder(raw, folder)
-    raw, placed = with_drop_ins(raw, _drop_ins(data, more, problems), os.path.join(data, "passwords"))
+    raw, placed = with_drop_ins(raw, _drop_ins(data, more, problems), _secrets_of_the_paired(data, more))
     configuration = _complete(decode_configuration(raw, problems), folder, fqdn)
     for key, wrong in not_yet(raw):
         problems.setdefault(key, wrong)
@@ -223,6 +223,12 @@ def _data_folder(raw: Mapping[str, object], folder: str) -> str:
     if not isinstance(data, str) or not data or not data.isprintable():
         data = Configuration().data  # the default; what was written is an error of its own
     return _absolute(folder, data)
+
+
+def _secrets_of_the_paired(data: str, more: Sequence[DropIn]) -> str | None:
+    """The file of secrets, where the operator names none and there are peers or calls that were paired."""
+    folders = [os.path.join(data, folder) for folder in FOLDERS.values()]
+    return os.path.join(data, "passwords") if more or any(map(os.path.isdir, folders)) else None
 
 
 def _drop_ins(data: str, more: Sequence[DropIn], problems: Problems) -> list[DropIn]:

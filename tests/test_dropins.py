@@ -54,10 +54,9 @@ def peer(name: str, *domains: str) -> str:
     return f'[[peer]]\nname = "{name}"\ndomains = [{shown}]\n'
 
 
-def test_without_any_nothing_changes(folder: Path, tmp_path: Path) -> None:
-    with_folders = read(folder)
-    assert with_folders.peer == [] and with_folders.users.passwords is None
-    assert read(tmp_path / "elsewhere").peer == []
+def test_where_nobody_was_ever_paired_nothing_changes(tmp_path: Path) -> None:
+    alone = read(tmp_path)
+    assert (alone.peer, alone.dial, alone.users.passwords) == ([], [], None)
 
 
 def test_they_stand_behind_those_of_the_operator_in_the_order_of_their_names(folder: Path) -> None:
@@ -75,6 +74,11 @@ def test_secrets_of_the_paired_have_a_file_where_the_operator_names_none(folder:
     named = read(folder, OWN + 'passwords = "secrets"\n')
     assert named.users.passwords == str(folder / "secrets")
     assert [user.name for user in named.users.names] == ["jones"]
+
+
+def test_that_file_stays_when_the_last_peer_is_gone(folder: Path) -> None:
+    """So that who was shut out is told so, and not that nobody can prove anything here."""
+    assert read(folder).users.passwords == str(folder / "data" / "passwords")
 
 
 def test_a_mistake_names_its_file(folder: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Protocol as Shape
 
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IHandshakeListener,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -69,8 +68,7 @@ class Unread:
         self._channel = channel
 
     def pauseProducing(self) -> None:
-        if not self._channel.handshaking:  # which is what has to be read first
-            self._channel.pause("unread")
+        self._channel.pause("unread")
 
     def resumeProducing(self) -> None:
         self._channel.resume("unread")
@@ -79,7 +77,6 @@ class Unread:
         """The connection is gone; the channel hears of that itself."""
 
 
-@implementer(IHandshakeListener)
 class Channel(Protocol):
     """One connection and the role that this host plays on it now."""
 
@@ -103,7 +100,6 @@ class Channel(Protocol):
         self._throttled = False
         self._direct = False  # the transport's buffer is empty, for nothing was ever given to it
         self.connected_now = False
-        self.handshaking = False  # TLS has begun, and nothing has come through it yet
 
     # ------------------------------------------------------------- what roles use
 
@@ -178,7 +174,6 @@ class Channel(Protocol):
         if self._trace is not None:
             self._trace("tls", b"")
         self._direct = False
-        self.handshaking = True
         self.transport.startTLS(creator)
 
     def close(self) -> None:
@@ -206,9 +201,6 @@ class Channel(Protocol):
         self.connected_now = True
         self._direct = isinstance(self.transport, Connection)  # no wrapper, which may do something else
         self._hold(self._first(self))
-
-    def handshakeCompleted(self) -> None:
-        self.handshaking = False
 
     def dataReceived(self, data: bytes) -> None:
         assert self._role is not None

@@ -20,9 +20,7 @@ def _always(value: object) -> bool:
 
 # Keys that the structure knows and this version does not obey: (key path, the values meant). They are
 # errors, so that nothing which an operator wrote is silently without effect.
-NOT_YET: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (
-    ("mailboxes.lmtp", _always),
-)
+NOT_YET: Final[tuple[tuple[str, Callable[[Any], bool]], ...]] = (("mailboxes.lmtp", _always),)
 
 
 def not_yet(raw: Mapping[str, object]) -> Iterator[Finding]:

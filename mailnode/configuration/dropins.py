@@ -69,11 +69,11 @@ def tables_of(raw: Mapping[str, object], kind: Kind, file: str) -> list[DropIn]:
 
 
 def with_drop_ins(
-    raw: dict[str, object], drop_ins: Sequence[DropIn], passwords: str
+    raw: dict[str, object], drop_ins: Sequence[DropIn], passwords: str | None
 ) -> tuple[dict[str, object], Callable[[str], str]]:
     """`raw` with the tables of `drop_ins` behind its own, and what puts the names of their files into errors.
 
-    `passwords` is the file of secrets where the operator names none: those that were paired have some.
+    `passwords` is the file of secrets where the operator names none.
     """
     merged = dict(raw)
     places: dict[str, str] = {}
@@ -84,7 +84,7 @@ def with_drop_ins(
         places[f"{drop_in.kind}[{len(own)}]"] = f"{drop_in.file}: {drop_in.kind}"
         merged[drop_in.kind] = [*own, dict(drop_in.table)]
     users = merged.get("users", {})
-    if drop_ins and isinstance(users, dict):
+    if passwords is not None and isinstance(users, dict):
         merged["users"] = {"passwords": passwords, **users}
 
     def placed(line: str) -> str:

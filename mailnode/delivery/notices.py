@@ -111,7 +111,10 @@ class Notices:
         until: float = 0.0,
     ) -> None:
         terms = terms_of(entry.envelope, those[0][0])  # all of them are told by the same path
-        header, text = self._returned(entry, terms, whole=action == "failed" and terms.ret == "FULL")
+        # A message to a terminal is a line or two, often without a header: without its text nobody would
+        # know which it was.
+        wanted = terms.ret == "FULL" or (entry.envelope.mode is Mode.SEND and not terms.ret)
+        header, text = self._returned(entry, terms, whole=action == "failed" and wanted)
         report = Report(
             id=self._new_id(),
             hostname=self._hostname,

@@ -74,10 +74,10 @@ class Admission:
             return succeed(NOT_FOR_YOU)
         name, id = parsed
         domains = self._peers.get(name)
-        if domains is None:
-            return succeed(NO_PEER)
 
         def use() -> Reply | None:
+            if domains is None:
+                return self._invitations.refusal(name, id) or NO_PEER
             return self._invitations.use(name, id, client.address, lambda: self._keep(name, keys))
 
         def used(refusal: Reply | None) -> Eventually[Reply]:
@@ -90,7 +90,7 @@ class Admission:
                 )
                 return refusal
             self._log.info("{address} has paired as {name}", address=client.address or "local", name=name)
-            return self._count(domains).addCallback(lambda count: self._welcome(name, count))
+            return self._count(domains or ()).addCallback(lambda count: self._welcome(name, count))
 
         def failed(failure: Failure) -> Reply:
             failure.trap(OSError, ValueError)

@@ -84,6 +84,11 @@ class Invitations:
             )
             return invitation
 
+    def refusal(self, name: str, id: str) -> Reply | None:
+        """Why the invitation is good for nothing, None if it is good. ValueError as `find`."""
+        invitation = self.find(name, id)
+        return UNKNOWN if invitation is None else invitation.refusal(self._now())
+
     def use(self, name: str, id: str, address: str, work: Callable[[], None]) -> Reply | None:
         """Does `work` and ends the invitation, once and for all; or gives the refusal and does nothing.
 
@@ -93,14 +98,12 @@ class Invitations:
         if not os.path.isdir(self.folder):
             return UNKNOWN
         with locked(self.folder):
-            now = self._now()
-            invitation = self.find(name, id)
-            if invitation is None:
-                return UNKNOWN
-            if (refusal := invitation.refusal(now)) is not None:
+            if (refusal := self.refusal(name, id)) is not None:
                 return refusal
             work()
-            ended = replace(invitation, ended="used", ended_at=now, ended_by=address)
+            invitation = self.find(name, id)
+            assert invitation is not None  # nobody else changes it now
+            ended = replace(invitation, ended="used", ended_at=self._now(), ended_by=address)
             write_file(self.folder, name + SUFFIX, to_octets(ended))
             return None
 

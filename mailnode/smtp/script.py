@@ -231,6 +231,8 @@ def _authenticate(plan: Plan, peer: Peer, private: bool) -> Generator[Step, obje
     chosen = sasl.choose(
         offered, plan.name, plan.secret, private=private, certificate=certificate, nonce=plan.nonce
     )
+    if chosen is None and not plan.name:
+        return None  # a certificate alone was shown in the handshake; the host may want no more
     if chosen is None:
         return Reply(504, "The host offers no way to authenticate that we know", "5.7.4")
     mechanism, exchange = chosen

@@ -10,12 +10,13 @@ What it needs, as its source has it (odmr.c, etrn.c, sink.c, driver.c):
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,11 @@ from mailnode.spool.sqlite import SqliteSpool
 
 SECRET = "open sesame"
 
+PROOF = f'esmtpname "leaf" esmtppassword "{SECRET}"'  # what makes it authenticate before ETRN
+
 # fetchmail(1), "EXIT CODES"
-OK, NO_MAIL, NO_SOCKET, NO_RIGHT, PROTOCOL = 0, 1, 2, 3, 4
+OK, NO_SOCKET, NO_RIGHT, PROTOCOL = 0, 2, 3, 4
+ERROR = 128  # smtp.h: what it makes of a 5xx to AUTH
 
 HUB = """
 hostname = "hub.example"
@@ -141,7 +145,7 @@ class Fetchmail:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="latin-1",
-            timeout=60,
+            timeout=20,
             check=False,
         )
 
@@ -151,22 +155,50 @@ def fetchmail(need: Callable[[str], str], tmp_path: Path) -> Fetchmail:
     return Fetchmail(need("fetchmail"), tmp_path)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def leaf_port(free_port: Callable[[], int]) -> int:
     return free_port()
 
 
-@pytest.fixture
-def hub(make_node: Callable[..., Any], leaf_port: int, free_port: Callable[[], int]) -> Any:
-    node = make_node(HUB.replace("LEAF", str(leaf_port)).replace("ODMR", str(free_port())), "hub")
+@pytest.fixture(scope="module")
+def shared_hub(
+    make_shared_node: Callable[..., Any], leaf_port: int, free_port: Callable[[], int], need: Any
+) -> Any:
+    need("fetchmail")
+    text = HUB.replace("LEAF", str(leaf_port)).replace("ODMR", str(free_port()))
+    node = make_shared_node(text, "hub")
     passwords = Passwords(str(node.folder / "passwords"), lambda check: succeed(check()))
     passwords.set("leaf", SECRET, recoverable=True)  # CRAM-MD5 needs it as it is
     return node.start()
 
 
+@pytest.fixture(scope="module")
+def shared_leaf(make_shared_node: Callable[..., Any], leaf_port: int, shared_hub: Any) -> Any:
+    return make_shared_node(LEAF.replace("PORT", str(leaf_port)), "leaf").start()
+
+
 @pytest.fixture
-def leaf(make_node: Callable[..., Any], leaf_port: int) -> Any:
-    return make_node(LEAF.replace("PORT", str(leaf_port)), "leaf").start()
+def hub(shared_hub: Any) -> Iterator[Any]:
+    """The hub, which has no mail yet."""
+    yield shared_hub
+    empty(shared_hub)
+
+
+@pytest.fixture
+def leaf(shared_leaf: Any) -> Iterator[Any]:
+    """The leaf, which has no mail yet."""
+    yield shared_leaf
+    empty(shared_leaf)
+
+
+def empty(node: Any) -> None:
+    spool = SqliteSpool(str(node.data), None, time.time)
+    try:
+        spool.change(Selection(), "delete").addErrback(pytest.fail)
+    finally:
+        spool.close()
+    node.wait_for_empty_spool()
+    shutil.rmtree(node.data / "mail", ignore_errors=True)
 
 
 def odmr(hub: Any) -> int:
@@ -280,7 +312,7 @@ def test_where_nothing_waits_it_hears_453_and_ends_well(fetchmail: Fetchmail, hu
 
 REFUSALS: dict[str, tuple[dict[str, Any], str, str, int]] = {
     # what fetchmail is told: what the node says to it, what it makes of that, its exit status
-    "a wrong password": ({"secret": "wrong"}, "SMTP< 535", "Authorization failure", NO_RIGHT),
+    "a wrong password": ({"secret": "wrong"}, "SMTP< 535", "ODMR> QUIT", ERROR),
     "a foreign domain": ({"domains": ["other.example"]}, "ODMR< 450", "ATRN request refused.", PROTOCOL),
     "one foreign domain among its own": (
         {"domains": ["leaf.example", "other.example", "branch.example"]},
@@ -358,14 +390,13 @@ HOSTS: dict[str, Callable[[Any], None]] = {
 
 
 def test_without_its_smtp_host_it_closes_before_any_greeting_and_the_mail_waits_for_the_next_call(
-    fetchmail: Fetchmail, hub: Any, leaf_port: int, make_node: Callable[..., Any]
+    fetchmail: Fetchmail, hub: Any, leaf: Any, free_port: Callable[[], int]
 ) -> None:
     give(hub, MESSAGE)
-    done = fetchmail("ODMR", odmr(hub), leaf_port)
+    done = fetchmail("ODMR", odmr(hub), free_port())
     assert "Turnaround now..." in done.stdout and "ODMR> 220" not in done.stdout
     assert done.returncode == NO_SOCKET
     wait_for_spool(hub, HELD)
-    leaf = make_node(LEAF.replace("PORT", str(leaf_port)), "leaf").start()
     assert fetchmail("ODMR", odmr(hub), leaf.port).returncode == OK
     assert texts(leaf) == [b"one\n"]
     wait_for_spool(hub)
@@ -415,8 +446,8 @@ def test_by_etrn_the_node_calls_and_brings_the_mail(fetchmail: Fetchmail, hub: A
 def test_etrn_for_several_domains_starts_each(fetchmail: Fetchmail, hub: Any, leaf: Any) -> None:
     for domain in ("leaf", "branch"):
         give(hub, f"Subject: x\r\n\r\n{domain}\r\n".encode(), f"leo@{domain}.example")
-    done = fetchmail("ETRN", hub.port, leaf.port, ["leaf.example", "branch.example"])
-    assert done.returncode == OK and done.stdout.count("ETRN< 250") == 2
+    done = fetchmail("ETRN", hub.port, leaf.port, ["leaf.example", "branch.example"], more=PROOF)
+    assert done.returncode == OK and done.stdout.count("ETRN< 253") == 2
     assert texts(leaf, "leo", 2) == [b"branch\n", b"leaf\n"]
     wait_for_spool(hub)
 
@@ -424,14 +455,13 @@ def test_etrn_for_several_domains_starts_each(fetchmail: Fetchmail, hub: Any, le
 def test_a_peer_that_has_proved_itself_hears_what_waits_for_it(
     fetchmail: Fetchmail, hub: Any, leaf: Any
 ) -> None:
-    proof = f'esmtpname "leaf" esmtppassword "{SECRET}"'
-    done = fetchmail("ETRN", hub.port, leaf.port, more=proof)
+    done = fetchmail("ETRN", hub.port, leaf.port, more=PROOF)
     assert "SMTP< 235" in done.stdout
     assert "ETRN< 251" in done.stdout and "No messages waiting for leaf.example" in done.stdout
-    assert done.returncode == NO_MAIL
+    assert done.returncode == OK
     for number in range(3):
         give(hub, b"Subject: x\r\n\r\n%d\r\n" % number)
-    done = fetchmail("ETRN", hub.port, leaf.port, more=proof)
+    done = fetchmail("ETRN", hub.port, leaf.port, more=PROOF)
     assert "ETRN< 253" in done.stdout and " 3 " in done.stdout.partition("ETRN< 253")[2].splitlines()[0]
     assert done.returncode == OK
     assert texts(leaf, "leo", 3) == [b"0\n", b"1\n", b"2\n"]
@@ -453,14 +483,14 @@ def test_etrn_for_a_peer_that_can_only_fetch_is_458(fetchmail: Fetchmail, hub: A
 
 
 def test_after_an_etrn_in_vain_the_mail_is_held_until_the_next(
-    fetchmail: Fetchmail, hub: Any, leaf_port: int, make_node: Callable[..., Any]
+    fetchmail: Fetchmail, hub: Any, leaf: Any
 ) -> None:
     give(hub, MESSAGE)
-    proof = f'esmtpname "leaf" esmtppassword "{SECRET}"'
-    assert fetchmail("ETRN", hub.port, 1, more=proof).returncode == OK
+    leaf.stop()
+    assert fetchmail("ETRN", hub.port, 1, more=PROOF).returncode == OK
     hub.wait_for_log("the queue for leaf.example was started: 0 given")
     wait_for_spool(hub, HELD)
-    leaf = make_node(LEAF.replace("PORT", str(leaf_port)), "leaf").start()
-    assert fetchmail("ETRN", hub.port, 1, more=proof).returncode == OK
+    leaf.start()
+    assert fetchmail("ETRN", hub.port, 1, more=PROOF).returncode == OK
     assert texts(leaf) == [b"one\n"]
     wait_for_spool(hub)

@@ -226,8 +226,12 @@ def test_nobody_is_told_that_a_notice_is_late(reverse_path: Path, origin: Origin
 def test_a_send_that_reached_nobody_says_that_the_user_was_not_active() -> None:
     send = Recipient(JONES.path, Mode.SEND, 1)
     ((_, octets),) = failed(entry(mode=Mode.SEND), {send: Result.failed(Reply(450, "User not active now"))})
-    _, words, _, _ = fields(octets)
-    assert "The user was not active" in words and "450 User not active now" in words
+    words, _, original = email.message_from_bytes(octets).get_payload()
+    assert isinstance(words, Mail) and isinstance(original, Mail)
+    said = str(words.get_payload())
+    assert "The user was not active" in said and "450 User not active now" in said
+    # A line without a header is all that there is of it.
+    assert original.get_content_type() == "message/rfc822" and b"The secret text." in octets
 
 
 def test_a_recipient_that_was_said_without_original_has_none_in_the_fields() -> None:

@@ -23,7 +23,7 @@ from fuzz.one import TARGETS, by_mutation
 from mailnode.mail import Path as MailPath
 from mailnode.mail import Reply
 
-SECONDS = float(os.environ.get("MAILNODE_FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("MAILNODE_FUZZ_SECONDS", "3"))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -71,6 +71,9 @@ BREACHES: list[tuple[str, str, Any]] = [
     ("configuration", "mailnode.config._short", identity),
     ("screen", "mailnode.terminals.screen.visible", identity),
     ("control", "mailnode.control.Control._done", nothing),
+    ("attached", "mailnode.terminals.attached_line.AttachedLine._end", nothing),
+    ("attached", "mailnode.terminals.attaching.printable", identity),
+    ("proxy", "mailnode.channel.proxy_header._version_1", lambda octets: (("x", 1), octets[9:])),
 ]
 
 

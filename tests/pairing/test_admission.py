@@ -99,6 +99,11 @@ def test_a_peer_that_is_not_configured_can_come_again_later(hub: Hub, holder: Cl
     assert now(hub.admission("leaf").pair(holder, NEW)).code == 250
 
 
+def test_who_was_revoked_is_told_that_even_when_the_peer_is_gone(hub: Hub, holder: Client) -> None:
+    hub.invitations.revoke("leaf")
+    assert "revoked" in str(now(hub.admission().pair(holder, NEW)))
+
+
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), ValueError("that is not a name")])
 def test_keys_that_cannot_be_kept_leave_the_invitation_good(
     hub: Hub, holder: Client, error: Exception

@@ -239,7 +239,6 @@ def test_a_challenge_behind_the_whole_response_is_cancelled_and_the_channel_ends
         (AUTH_PLAN, ""),
         (AUTH_PLAN, "AUTH GSSAPI EXTERNAL"),
         (OPEN_PLAN, "AUTH PLAIN LOGIN"),
-        (replace(OPEN_PLAN, certificate=True, name="", secret=""), "AUTH EXTERNAL"),
     ],
 )
 def test_without_a_mechanism_that_will_do_no_secret_is_sent(plan: Plan, hello: str) -> None:
@@ -248,6 +247,14 @@ def test_without_a_mechanism_that_will_do_no_secret_is_sent(plan: Plan, hello: s
     assert words(hear(sender, f"250-hub.example\r\n250 {hello}\r\n")) == b"QUIT\r\n"
     end = ended(hear(sender, "221 bye\r\n"))
     assert (end.ending, end.reply.code) == (Ending.REFUSED, 504)
+
+
+def test_a_certificate_without_a_name_needs_no_auth() -> None:
+    """It was shown in the handshake, or nobody has asked for it."""
+    sender = Sender(replace(OPEN_PLAN, certificate=True, name="", secret=""))
+    hear(sender, "220 ready\r\n")
+    assert words(hear(sender, "250-hub.example\r\n250 AUTH EXTERNAL\r\n")) == b"QUIT\r\n"
+    assert ended(hear(sender, "221 bye\r\n")).ending is Ending.DONE
 
 
 @pytest.mark.parametrize(
