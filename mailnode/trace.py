@@ -31,6 +31,7 @@ class TraceLines:
         self._pending = {"C": b"", "S": b""}
         self._in_data = False
         self._chunk = 0  # octets of a chunk (RFC 3030) that are still to come
+        self._torn = b""  # the beginning of a line of that chunk
         self._data = (0, 0)  # lines, octets
         self._in_exchange = False  # what the client says next is an answer to a 334 (RFC 4954 4)
 
@@ -55,16 +56,19 @@ class TraceLines:
             self._line(speaker, line.removesuffix(b"\r"))
 
     def _chunk_data(self, octets: bytes) -> bytes:
-        """Takes what belongs to a chunk, and gives the rest; its lines are shown as far as they are whole."""
+        """Takes what belongs to a chunk, and gives the rest."""
         piece, rest = octets[: self._chunk], octets[self._chunk :]
         self._chunk -= len(piece)
         lines, size = self._data
-        for line in piece.split(b"\n")[: max(DATA_LINES - lines, 0)]:
-            if line:
-                self._say("C", _shown(line.removesuffix(b"\r")))
-        self._data = (lines + piece.count(b"\n"), size + len(piece))
-        if not self._chunk and self._data[0] > DATA_LINES:
-            self._say("C", f"[{self._data[0] - DATA_LINES} more lines, {self._data[1]} octets in all]")
+        *whole, self._torn = (self._torn + piece).split(b"\n")
+        if not self._chunk and self._torn:
+            whole.append(self._torn)
+        self._torn = self._torn[: LINE_SIZE + 1] if self._chunk else b""
+        for line in whole[: max(DATA_LINES - lines, 0)]:
+            self._say("C", _shown(line.removesuffix(b"\r")))
+        lines, size = self._data = (lines + len(whole), size + len(piece))
+        if not self._chunk and lines > DATA_LINES:
+            self._say("C", f"[{lines - DATA_LINES} more lines, {size} octets in all]")
         return rest
 
     def _line(self, speaker: str, line: bytes) -> None:

@@ -184,8 +184,9 @@ def test_a_change_wants_to_be_told_what_to_change(run: Run, spool: Spool, action
 def test_hold_release_and_delete_change_what_was_chosen(run: Run, spool: Spool) -> None:
     jones, green = str(spool.put("jones@mit.example")), str(spool.put("green@usc.example"))
     assert run("queue", "hold", jones).stdout == "1 message held.\n"
-    assert (spool.state(jones), spool.state(green)) == ("held", "queued")
-    assert run("queue", "release", "--state", "held").stdout == "1 message released.\n"
+    assert (spool.state(jones), spool.state(green)) == ("stopped", "queued")
+    assert run("queue", "release", "--state", "held").stdout == "Nothing to change.\n"
+    assert run("queue", "release", "--state", "stopped").stdout == "1 message released.\n"
     assert spool.state(jones) == "queued"
     assert run("queue", "delete", "--to", "jones").stdout == "1 message deleted.\n"
     assert (spool.state(jones), spool.state(green)) == ("gone", "queued")
@@ -200,7 +201,7 @@ def test_what_cannot_be_changed_is_said_message_by_message(run: Run, spool: Spoo
     assert held.exit_code == os.EX_DATAERR
     assert (
         held.stderr
-        == f"mailnode: message {id} is held: nothing to retry; mailnode queue release lets it go\n"
+        == f"mailnode: message {id} is stopped: nothing to retry; mailnode queue release lets it go\n"
     )
     unknown = run("queue", "retry", "0000000000000")
     assert unknown.exit_code == os.EX_NOINPUT

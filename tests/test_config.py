@@ -357,6 +357,31 @@ allow = ["address"]
         ("[limits]\nheader_size = 1000", "limits.header_size", "at least 64K"),
         ("[limits]\ndata_rate = 0", "limits.data_rate", ">= 1"),
         ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\ntls='yes'", "dial[0].tls", "none of none, opportunistic"),
+        ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\ndomains=['a.b']", "dial[0].domains", "ATRN and ETRN name"),
+        (
+            "[[dial]]\nname='a'\nendpoint='tcp:a:1'\ncommand='ATRN'\ndomains=['a.b', 'leaf']",
+            "dial[0].domains",
+            "leaf is not a fully qualified domain",
+        ),
+        ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\nwait=0", "dial[0].wait", "at least 1s and at most 1h"),
+        ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\nwait='2h'", "dial[0].wait", "at least 1s and at most 1h"),
+        (
+            "[[dial]]\nname='a'\nendpoint='tcp:a:1'\nwait='30s'\ncommand='ETRN'",
+            "dial[0].wait",
+            "ETRN turns no line",
+        ),
+        ("[[dial]]\nname='a'\nendpoint='tcp:a:1'\nevery=0", "dial[0].every", "at least 1s"),
+        (
+            f"[[dial]]\nname='a'\nendpoint='tcp:a:1'\ntls='none'\nfingerprint='sha256:{'0' * 64}'",
+            "dial[0].fingerprint",
+            "without TLS there is no certificate",
+        ),
+        (
+            f"[[dial]]\nname='a'\nendpoint='ssl:a:1'\nfingerprint='sha256:{'0' * 64}'",
+            "dial[0].fingerprint",
+            "write tcp: for STARTTLS",
+        ),
+        ("[[listen]]\nendpoint='tcp:1'\nrole='odmr'", "listen[0].role", "nobody could log in"),
     ],
 )
 def test_an_error_names_its_key_and_says_what_is_wrong(text: str, key: str, words: str) -> None:
@@ -365,6 +390,19 @@ def test_an_error_names_its_key_and_says_what_is_wrong(text: str, key: str, word
     assert lines[0].startswith(f"{key}: ")
     assert words in lines[0]
     assert lines[0].isprintable()
+
+
+@pytest.mark.parametrize(
+    ("deliver", "words"),
+    [("hold", "no way to anywhere"), ("sent.example", "unknown endpoint type"), ("", "")],
+)
+def test_where_etrn_sends_is_a_next_hop(deliver: str, words: str) -> None:
+    peer = "[[peer]]\nname = 'a'\ndomains = ['x.example']\nallow = ['address']\naddresses = ['192.0.2.1']\n"
+    (line,) = errors(f"{peer}deliver = '{deliver}'")
+    assert line.startswith("peer[0].deliver: ") and words in line
+    for right in ("mx", "tcp:a:25"):
+        assert read(f"{peer}deliver = '{right}'").peer[0].deliver == right
+    assert read(peer).peer[0].deliver is None
 
 
 def test_peers_are_told_apart() -> None:

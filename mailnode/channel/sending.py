@@ -140,8 +140,11 @@ class SenderRole:
         self._channel.expect(self._machine.patience)
 
     def received(self, octets: bytes) -> None:
+        heard = self._machine.heard
         self._machine.feed(octets)
-        self._run()
+        self._run(patiently=False)
+        if self._machine.heard != heard:  # a reply that comes octet by octet has the time of one
+            self._expect()
 
     def timed_out(self) -> None:
         if self._over:
@@ -173,7 +176,7 @@ class SenderRole:
 
     # ------------------------------------------------------------- the stream of events
 
-    def _run(self) -> None:
+    def _run(self, patiently: bool = True) -> None:
         if self._running:
             return
         self._running = True
@@ -182,6 +185,10 @@ class SenderRole:
                 self._obey(event)
         finally:
             self._running = False
+        if patiently:
+            self._expect()
+
+    def _expect(self) -> None:
         if not self._over and not self._streaming:
             waiting = self._wait and self._wanted is not None
             self._channel.expect(self._wait if waiting else self._machine.patience)

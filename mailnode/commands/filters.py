@@ -10,7 +10,7 @@ import click
 from mailnode.configuration.values import read_duration
 from mailnode.interfaces import Selection
 
-STATES: Final = ("queued", "leased", "held", "bad")
+STATES: Final = ("queued", "leased", "held", "stopped", "bad")
 
 
 def age(value: str | float) -> float:

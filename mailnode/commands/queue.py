@@ -29,8 +29,9 @@ LINE_SIZE: Final = 8192  # octets of a line of a body; a longer one is shown in 
     invoke_without_command=True,
     epilog="""\b
 States:
-  queued  waits for its next attempt    held  waits for a peer, or for release
-  leased  is being delivered now        bad   cannot be read, was set aside
+  queued  waits for its next attempt   held     waits for the peer it is for
+  leased  is being delivered now       stopped  by queue hold, until release
+  bad     cannot be read, set aside
 """,
 )
 @click.pass_context

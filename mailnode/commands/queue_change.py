@@ -30,15 +30,15 @@ class Action(NamedTuple):
 ACTIONS: Final = {
     "hold": Action(
         "Keep messages in the spool until they are released.",
-        "For messages that wait for their next attempt.",
+        "For messages that wait for their next attempt or for a peer; nobody fetches them meanwhile.",
         "held",
         "mailnode queue hold --domain usc.example",
     ),
     "release": Action(
-        "Let held messages go: they are due now.",
-        "Mail that waits for a peer is routed again, so while the peer is configured it is held again.",
+        "Let messages go that were stopped by `queue hold`: they are due now.",
+        "All are routed again: mail for a peer then waits for that peer as before.",
         "released",
-        "mailnode queue release --state held --to jones@",
+        "mailnode queue release --state stopped --to jones@",
     ),
     "retry": Action(
         "Try messages again now, not at their next attempt.",

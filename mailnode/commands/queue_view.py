@@ -14,7 +14,7 @@ from mailnode.interfaces import QueuedMessage, QueuedRecipient
 from mailnode.mail import Mode, Terms
 
 RECIPIENTS: Final = 20  # of one message that a list shows
-_STYLES: Final = {"queued": "", "leased": "green", "held": "yellow", "bad": "red"}
+_STYLES: Final = {"queued": "", "leased": "green", "held": "yellow", "stopped": "magenta", "bad": "red"}
 
 
 def as_json(message: QueuedMessage) -> dict[str, Any]:

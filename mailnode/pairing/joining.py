@@ -242,7 +242,7 @@ class Joining:
         try:
             return self._reach(plan, verify=True), ""
         except UnverifiedError as error:
-            return self._reach(plan), f"no authority that is trusted here speaks for it ({error})"
+            return self._reach(plan), f"no authority speaks for it ({error})"
 
 
 def dial_table(token: Token, name: str, verified: bool) -> dict[str, object]:

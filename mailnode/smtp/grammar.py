@@ -197,10 +197,10 @@ def parse_mailbox(text: str, *, bare: bool = False) -> Path | None:
     if path is not None:
         return None if path.is_null else path
     inner = text[1:-1]
-    if not bare or len(inner) > 2 * LOCAL_LIMIT + 2 or _local(inner) is None:
+    if not bare or len(inner) > 2 * LOCAL_LIMIT + 2 or _local(inner) is None or not _printable(inner):
         return None
     local = _meaning(inner)
-    return Path(local) if 0 < len(local) <= LOCAL_LIMIT else None
+    return Path(local) if 0 < _octets(local) <= LOCAL_LIMIT else None
 
 
 def parse_named_mailbox(text: str, *, bare: bool = False) -> tuple[str, Path] | None:

@@ -45,6 +45,7 @@ class Sender:
     def __init__(self, plan: Plan) -> None:
         self.peer = Peer()
         self.patience: float = GREETING_PATIENCE  # seconds
+        self.heard = 0  # whole replies: whether the peer gets on
         self._reader = ReplyReader()
         self._out: deque[events.SenderEvent] = deque()
         self._script: Script = conversation(plan, self.peer)
@@ -138,6 +139,7 @@ class Sender:
         reply = self._reader.next()
         if reply is None:
             return False
+        self.heard += 1
         self._handshaking = False
         if reply.code == 421 and not isinstance(waiting, Greeting | Farewell):
             self._end(Ended(Ending.BROKEN, reply))  # RFC 821 4.2.1: any time, to any command

@@ -36,6 +36,8 @@ from mailnode.spool.selection import picks, rule, selects
 
 _ROWS: Final = 32  # rows in one INSERT; each count is a statement of its own in the cache
 _WIDTH: Final = RECIPIENT_COLUMNS.count(",") + 1
+# A state by which SQL narrows down; a row of any of them that cannot be read is shown as bad.
+_SEEN: Final = (State.QUEUED.value, State.LEASED.value, State.HELD.value, State.STOPPED.value)
 _SCAN: Final = 4096  # due recipients looked at in one claim, so that lists do not make it long
 
 # `+state` keeps the planner off the partial indexes where the message is known already.
@@ -214,11 +216,12 @@ class Ledger:
         """Held messages for other hosts than `hosts`. No further host is looked at than there must be: there
         may be as many as messages."""
         found: dict[int, None] = {}
+        theirs = frozenset(hosts)
         cursor = self._execute(_HELD_HOSTS)
         for (host,) in cursor:
             if len(found) >= limit:
                 break
-            if host not in hosts:
+            if host not in theirs:
                 found.update((id, None) for (id,) in self._execute(_HELD, (host, left, limit)))
         cursor.close()
         return list(found)[:limit]
@@ -335,7 +338,7 @@ class Ledger:
         if selection.domain:
             where.append("message IN (SELECT message FROM recipient WHERE next_host = ?)")
             arguments.append(selection.domain)
-        if selection.state in (State.QUEUED.value, State.HELD.value):  # those that have an index
+        if selection.state in _SEEN:
             where.append(f"message IN (SELECT message FROM recipient WHERE state = '{selection.state}')")
         columns = ", ".join(f"r.{column}" for column in RECIPIENT_COLUMNS.split(", "))
         header = ", ".join(f"m.{column}" for column in MESSAGE_COLUMNS.split(", ")[:-1])

@@ -73,6 +73,28 @@ def test_relay_verify_expand_and_turn(client: Client, relay: bool, turn: bool) -
     assert (rights.relay, rights.verify, rights.expand, rights.turn) == (relay, relay, relay, turn)
 
 
+@pytest.mark.parametrize(
+    ("client", "atrn", "etrn"),
+    [
+        (STRANGER, False, True),  # ETRN starts what would go there anyway: anybody may ask
+        (LOOPBACK, False, True),
+        (Client("198.51.100.1", listener="odmr"), True, True),  # named, so that it may prove itself
+        (Client("198.51.100.1", listener="submission"), True, False),
+        (Client("198.51.100.1", listener="lmtp"), False, False),
+        (LEAF, True, True),  # a peer may on any listener
+        (OLD, True, True),
+        (USER, False, True),
+        (TURNED, False, False),
+        (Client("", turned=True, listener="odmr"), False, False),
+    ],
+)
+def test_who_may_ask_for_mail_by_atrn_and_etrn(client: Client, atrn: bool, etrn: bool) -> None:
+    rights = access().rights(client)
+    assert (rights.atrn, rights.etrn) == (atrn, etrn)
+    without_peers = Access(["127.0.0.0/8"], "trusted").rights(client)
+    assert (without_peers.atrn, without_peers.etrn) == (False, False)
+
+
 @pytest.mark.parametrize("listener", ["submission", "odmr"])
 @pytest.mark.parametrize("address", ["10.1.2.3", "127.0.0.1", "::1", "", "192.0.2.7", "198.51.100.1"])
 def test_where_auth_comes_first_no_address_proves_anything(listener: str, address: str) -> None:
