@@ -108,13 +108,14 @@ def _build(size: int, match: re.Match[str]) -> Path | None:
         return NULL_PATH if postmaster is None else Path(postmaster)
     local = _meaning(raw)
     route = () if route_text is None else tuple(host[1:] for host in route_text.split(","))
-    if _octets(local) > LOCAL_LIMIT or not (_is_domain(domain) and all(map(_is_domain, route))):
+    octets = len if match.string.isascii() else _octets
+    if octets(local) > LOCAL_LIMIT or not (_is_domain(domain) and (not route or all(map(_is_domain, route)))):
         return None
     path = Path(local, domain, route)
     if not route and raw is local:
-        return path if _octets(raw) + _octets(domain) + 3 <= PATH_LIMIT else None
+        return path if octets(raw) + octets(domain) + 3 <= PATH_LIMIT else None
     # What we write again must be read again by others: the canonical form keeps the limits too.
-    if _octets(path.mailbox) + 2 > PATH_LIMIT or max(size, _octets(str(path))) > ROUTE_PATH_LIMIT:
+    if octets(path.mailbox) + 2 > PATH_LIMIT or max(size, octets(str(path))) > ROUTE_PATH_LIMIT:
         return None
     return path
 
@@ -177,6 +178,9 @@ def _is_domain(domain: str) -> bool:
     """The part of the rule that an expression does not say: sizes, and the inside of a literal."""
     if domain[0] == "[":
         return is_address_literal(domain)
+    size = len(domain)
+    if size < 64 and domain.isascii():
+        return True
     size = _octets(domain)
     return size < 64 or (size <= DOMAIN_LIMIT and _label_too_long(domain) is None)
 
