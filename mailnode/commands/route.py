@@ -186,7 +186,7 @@ class Explanation:
                 yield f"next hop {target}"
             case Held(domain):
                 names = [peer.name for peer in self._configuration.peer if domain in peer.domains]
-                yield f"held until {names[0]} turns the line" if names else "held until it is released"
+                yield f"held until {names[0]} turns the line" if names else "held until a call takes it along"
 
     def _terminal(self, user: str) -> str:
         lines = [one.line for one in self._terminals.logged_in(user) if one.accepting]

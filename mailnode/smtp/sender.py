@@ -149,6 +149,8 @@ class Sender:
                 self._resume(self._given.pop())
         elif isinstance(waiting, Greeting | Farewell) or (isinstance(waiting, BodyOf) and self._body_written):
             self._resume(reply)
+        elif isinstance(waiting, BodyOf) and reply.code >= 400:
+            self._refused_in_the_middle(reply)
         elif isinstance(waiting, list) and len(self._answers) < self._said:
             if waiting[len(self._answers)].chunk is not None and not self._body_written:
                 raise ProtocolError("a reply came before its command")
@@ -157,6 +159,14 @@ class Sender:
         else:
             raise ProtocolError("a reply came before its command")
         return True
+
+    def _refused_in_the_middle(self, reply: Reply) -> None:
+        """Some hosts refuse mail data as soon as they know (552, 554), and close: that is their verdict. The
+        end of data was not said, so nothing else can be said on this channel."""
+        step = self._script.send(reply)
+        if isinstance(step, Settle):
+            self._out.append(events.Settled(step.letter, step.results))
+        self._end(Ended(Ending.BROKEN, reply))
 
     # ------------------------------------------------------------- commands
 

@@ -192,12 +192,17 @@ def leaf(shared_leaf: Any) -> Iterator[Any]:
 
 
 def empty(node: Any) -> None:
-    spool = SqliteSpool(str(node.data), None, time.time)
-    try:
-        spool.change(Selection(), "delete").addErrback(pytest.fail)
-    finally:
-        spool.close()
-    node.wait_for_empty_spool()
+    """Takes away all mail, also what some connection still has in hand."""
+
+    def delete() -> bool:
+        spool = SqliteSpool(str(node.data), None, time.time)
+        try:
+            spool.change(Selection(), "delete").addErrback(pytest.fail)
+        finally:
+            spool.close()
+        return not node.left_in_spool()
+
+    wait_until(delete, "an empty spool")
     shutil.rmtree(node.data / "mail", ignore_errors=True)
 
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import smtplib
 import socket
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,13 +24,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from twisted.internet.defer import succeed
 
-from mailnode.access.passwords import Passwords
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
 
-SECRET = "open sesame"
 PATIENCE = 30.0
 SIGN_OF_LIFE = 1.0  # seconds
 NOTICED = 2 * SIGN_OF_LIFE
@@ -42,13 +41,9 @@ endpoint = "tcp:2525:interface=198.51.100.2"
 endpoint = "unix:SOCKET"
 [users]
 names = ["hubert"]
-passwords = "passwords"
-[routes]
-"*" = "hold"
-[[peer]]
-name = "leaf"
-domains = ["leaf.example"]
-allow = ["auth"]
+[tls]
+certificate = "fullchain.pem"
+key = "privkey.pem"
 """
 LEAF = """
 hostname = "leaf.example"
@@ -58,17 +53,10 @@ endpoint = "tcp:2525:interface=127.0.0.1"
 endpoint = "unix:SOCKET"
 [users]
 names = ["leo"]
-passwords = "passwords"
 [routes]
 "*" = "hold"
-[[dial]]
-name = "hub"
-endpoint = "tcp:198.51.100.2:2525:timeout=2"
-command = "ATRN"
-user = "leaf"
-wait = "1s"
-every = "2s"
-"""  # the back-off between calls grows up to `every`
+"""
+MAILNODE = (sys.executable, "-c", "from mailnode.cli import main; main()")
 
 
 def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
@@ -82,7 +70,7 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE)
 class Network:
     """Three namespaces: hub, router, leaf."""
 
-    def __init__(self, ip: str, iptables: str) -> None:
+    def __init__(self, ip: str, iptables: str, tc: str) -> None:
         self._ip = ip
         names = ("hub", "router", "leaf")
         self.spaces = {name: f"mailnode-{os.getpid()}-{name}" for name in names}
@@ -96,6 +84,9 @@ class Network:
             self._join(name, near, far)
         self._run(ip, "-n", self.spaces["leaf"], "route", "add", "default", "via", "192.168.77.1")
         self.run("router", "sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward")
+        # A large message takes some seconds, so that a link can go down in the middle of it.
+        shaping = "qdisc add dev to-leaf root tbf rate 8mbit burst 32k latency 200ms"
+        self._run(tc, "-n", self.spaces["router"], *shaping.split())
         for rule in (
             "-t nat -A POSTROUTING -o to-hub -j MASQUERADE",
             "-P FORWARD DROP",
@@ -124,11 +115,6 @@ class Network:
         """The router's link to the hub or to the leaf."""
         self._run(self._ip, "-n", self.spaces["router"], "link", "set", f"to-{side}", "up" if up else "down")
 
-    def slow_down(self, tc: str) -> None:
-        """The way to the leaf takes a megabyte a second from now on."""
-        words = "qdisc add dev to-leaf root tbf rate 8mbit burst 32k latency 200ms"
-        self._run(tc, "-n", self.spaces["router"], *words.split())
-
     def close(self) -> None:
         for space in self.spaces.values():
             subprocess.run([self._ip, "netns", "delete", space], capture_output=True, check=False)
@@ -144,12 +130,12 @@ class Network:
 def network(need: Callable[[str], str]) -> Iterator[Network]:
     if os.geteuid() != 0:
         pytest.skip("only root makes network namespaces")
-    ip, iptables = need("ip"), need("iptables")
+    ip, iptables, tc = need("ip"), need("iptables"), need("tc")
     probe = subprocess.run([ip, "netns", "add", f"mailnode-{os.getpid()}"], capture_output=True, check=False)
     if probe.returncode:
         pytest.skip(f"no network namespaces here: {probe.stderr.decode().strip()}")
     subprocess.run([ip, "netns", "delete", f"mailnode-{os.getpid()}"], check=True)
-    network = Network(ip, iptables)
+    network = Network(ip, iptables, tc)
     yield network
     network.close()
 
@@ -161,25 +147,19 @@ def sockets() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def make(
-    make_shared_node: Callable[..., Any], network: Network, sockets: Path, name: str, config: str
-) -> Any:
-    node = make_shared_node(config.replace("SOCKET", str(sockets / name)), name)
-    passwords = Passwords(str(node.folder / "passwords"), lambda check: succeed(check()))
-    passwords.set("leaf", SECRET, recoverable=True)
-    node.launcher = network.inside(name)
-    node.socket = sockets / name
-    return node
+@pytest.fixture(scope="module")
+def hub(make_shared_node: Any, network: Network, sockets: Path, authority: Any) -> Any:
+    node = make_shared_node(HUB.replace("SOCKET", str(sockets / "hub")), "hub")
+    authority.issue("hub.example", into=node.folder)
+    node.launcher, node.socket = network.inside("hub"), sockets / "hub"
+    return node.start()
 
 
 @pytest.fixture(scope="module")
-def hub(make_shared_node: Any, network: Network, sockets: Path) -> Any:
-    return make(make_shared_node, network, sockets, "hub", HUB).start()
-
-
-@pytest.fixture(scope="module")
-def leaf(make_shared_node: Any, network: Network, sockets: Path, hub: Any) -> Any:
-    return make(make_shared_node, network, sockets, "leaf", LEAF)
+def leaf(make_shared_node: Any, network: Network, sockets: Path) -> Any:
+    node = make_shared_node(LEAF.replace("SOCKET", str(sockets / "leaf")), "leaf")
+    node.launcher, node.socket = network.inside("leaf"), sockets / "leaf"
+    return node.start()
 
 
 class Local(smtplib.SMTP):
@@ -221,28 +201,35 @@ def spooled(node: Any) -> list[str]:
         spool.close()
 
 
+def tell(node: Any, *words: object) -> str:
+    """A command that the operator of a node gives there, and what it prints."""
+    arguments = [*node.launcher, *MAILNODE, "--config", node.file, *words]
+    done = subprocess.run(list(map(str, arguments)), capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def wait_for_open_line(leaf: Any, after: int) -> None:
     leaf.wait_for_log("line open: ", PATIENCE, after)
 
 
-def test_nobody_can_call_the_leaf(network: Network, leaf: Any) -> None:
+def test_nobody_can_call_the_leaf(network: Network, hub: Any, leaf: Any) -> None:
     connect = "import socket; socket.create_connection(('192.168.77.2', 2525), 3)"
     with pytest.raises(OSError, match="unreachable"):
         network.run("hub", shutil.which("python3"), "-c", connect)
 
 
-def test_one_connection_takes_a_hundred_messages_out_and_brings_a_hundred_in(
-    network: Network, hub: Any, leaf: Any
+def test_paired_one_connection_takes_a_hundred_messages_out_and_brings_a_hundred_in(
+    hub: Any, leaf: Any
 ) -> None:
-    network.link("leaf", False)
-    leaf.start()
     outgoing, incoming = ([f"{way} {number}" for number in range(100)] for way in ("out", "in"))
+    token = tell(hub, "invite", "leaf", "--domain", "leaf.example", "--endpoint", "198.51.100.2:2525").strip()
     give(leaf, "hubert@hub.example", *outgoing)
     give(hub, "leo@leaf.example", *incoming)
     assert spooled(leaf) == spooled(hub) == ["held"] * 100
-    network.link("leaf", True)
-    wait_for_open_line(leaf, 0)
-    leaf.wait_for_log("call to hub: 100 given, 100 received, line open", PATIENCE)
+    said = tell(leaf, "join", token)
+    assert "100 messages" in said and "XWAIT" in said
+    leaf.wait_for_log("call to hub.example: 100 given, 100 received, line open", PATIENCE)
     wait_until(lambda: texts(hub, "hubert") == Counter(outgoing), "the outgoing mail, each once")
     wait_until(lambda: texts(leaf, "leo") == Counter(incoming), "the incoming mail, each once")
     assert spooled(leaf) == spooled(hub) == []
@@ -265,15 +252,26 @@ def test_the_open_line_brings_a_message_at_once(hub: Any, leaf: Any) -> None:
     assert hub.text().count("leaf turned the line") == 1
 
 
+@pytest.fixture(scope="module")
+def lively(hub: Any, leaf: Any) -> None:
+    """The paired leaf asks for the shortest signs of life, and does not wait long before it calls again."""
+    (file,) = (leaf.data / "dials").glob("*.toml")
+    text = file.read_text()
+    assert 'wait = "30s"' in text
+    file.write_text(text.replace('wait = "30s"', 'wait = "1s"\nevery = "2s"'))
+    after = len(leaf.text())
+    leaf.process.send_signal(signal.SIGHUP)
+    wait_for_open_line(leaf, after)
+
+
 @pytest.mark.parametrize("side", ["leaf", "hub"])
+@pytest.mark.usefixtures("lively")
 def test_a_link_that_goes_down_in_mid_message_loses_nothing(
-    network: Network, hub: Any, leaf: Any, side: str, need: Callable[[str], str]
+    network: Network, hub: Any, leaf: Any, side: str
 ) -> None:
     """Where the side of the leaf goes down the router remembers the connection; where that of the hub does,
-    it forgets it, as after a new dial-up, and no word of the hub ever reaches the leaf or comes back."""
-    if side == "leaf":
-        network.slow_down(need("tc"))
-    before, after = texts(leaf, "leo"), len(leaf.text())
+    it forgets it, as after a new dial-up: no word of the hub ever reaches the leaf again or comes back."""
+    before, after, at_hub = texts(leaf, "leo"), len(leaf.text()), len(hub.text())
     drafts = leaf.data / "drafts"
     large = "\r\n".join(["x" * 72] * 40_000)  # some three seconds
     give(hub, "leo@leaf.example", f"{large}\r\nlarge by {side}")
@@ -282,18 +280,17 @@ def test_a_link_that_goes_down_in_mid_message_loses_nothing(
     cut = time.monotonic()
     small = [f"meanwhile {number} by {side}" for number in range(5)]
     give(hub, "leo@leaf.example", *small)
-    leaf.wait_for_log("the open line to hub has ended", PATIENCE, after)
+    leaf.wait_for_log("the open line to hub.example has ended", PATIENCE, after)
     noticed = time.monotonic() - cut
-    assert noticed < NOTICED + LATE
     network.link(side, True)
     back = time.monotonic()
     wait_for_open_line(leaf, after)
     expected = before + Counter([f"large by {side}", *small])
-    wait_until(lambda: expected.keys() <= texts(leaf, "leo").keys(), "all that came meanwhile", 60)
+    wait_until(lambda: expected.keys() <= texts(leaf, "leo").keys(), "all that came meanwhile")
     wait_until(lambda: spooled(hub) == [], "an empty spool")
     took = time.monotonic() - back
-    duplicates = (texts(leaf, "leo") - expected).total()
-    print(
-        f"\nlink of the {side}: noticed in {noticed:.1f} s, {duplicates} duplicates, all there {took:.1f} s after"
-    )
-    assert duplicates <= 1
+    twice = (texts(leaf, "leo") - expected).total()
+    print(f"\nthe {side}'s link: noticed in {noticed:.1f} s, all there {took:.1f} s after, {twice} twice")
+    assert noticed < NOTICED + LATE
+    assert "the turned line of leaf ended: broken" in hub.text()[at_hub:]
+    assert twice <= 1

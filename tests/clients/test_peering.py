@@ -204,7 +204,7 @@ def test_a_hub_that_goes_down_in_the_middle_gives_nothing_twice(make_hub: Any, m
     hub.stop()
     hub.start()
     hub.wait_for_empty_spool()
-    texts = [text_of(it) for it in leaf.mailbox("leo")]
+    texts = [text_of(it) for it in leaf.wait_for_mail("leo", 150)]
     assert sorted(texts) == sorted(f"message {number}" for number in range(150))
 
 

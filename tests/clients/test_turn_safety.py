@@ -145,13 +145,22 @@ def shared_hub(make_shared_node: Callable[..., Any], free_port: Callable[[], int
 def hub(shared_hub: Any) -> Iterator[Any]:
     """The hub, which has no mail yet."""
     yield shared_hub
-    spool = SqliteSpool(str(shared_hub.data), None, time.time)
-    try:
-        spool.change(Selection(), "delete").addErrback(pytest.fail)
-    finally:
-        spool.close()
-    shared_hub.wait_for_empty_spool()
-    shutil.rmtree(shared_hub.data / "mail", ignore_errors=True)
+    empty(shared_hub)
+
+
+def empty(node: Any) -> None:
+    """Takes away all mail, also what some connection still has in hand."""
+
+    def delete() -> bool:
+        spool = SqliteSpool(str(node.data), None, time.time)
+        try:
+            spool.change(Selection(), "delete").addErrback(pytest.fail)
+        finally:
+            spool.close()
+        return not node.left_in_spool()
+
+    wait_until(delete, "an empty spool")
+    shutil.rmtree(node.data / "mail", ignore_errors=True)
 
 
 @pytest.fixture
@@ -267,7 +276,7 @@ def test_helo_with_the_name_of_another_gets_nothing(hub: Any, call: Any, name: s
         ]
         talk = call("")
         said = [f"{verb} {name}", "ATRN", "ATRN leaf.example"]
-        assert talk.codes(*said) == [250, *([502, 502] if verb == "HELO" else [530, 530])]
+        assert talk.codes(*said) == [250, 530, 530]
         talk = call("other")
         assert talk.codes("ATRN leaf.example", "ATRN", "TURN") == [450, 453, 250]
         assert receive(talk) == []
@@ -295,6 +304,7 @@ CANNED_EHLO = b"220 leaf\r\n250-leaf\r\n250-PIPELINING\r\n250 CHUNKING\r\n" + b"
 def test_canned_replies_never_mark_a_message_as_delivered(
     hub: Any, call: Any, turn: str, when: str, canned: bytes
 ) -> None:
+    at = len(hub.text())
     give(hub, "one")
     wait_for_spool(hub, HELD)
     talk = call()
@@ -318,4 +328,4 @@ def test_canned_replies_never_mark_a_message_as_delivered(
         rest = talk.stream.read()
         assert b"DATA" not in rest and b"BDAT" not in rest
     wait_for_spool(hub, HELD)
-    assert "delivered: MAIL to <leo@leaf.example>" not in hub.text()[: hub.text().rfind("held for")]
+    assert " delivered: " not in hub.text()[at:]
