@@ -263,21 +263,35 @@ def one_round(name: str, messages: int, root: Path, profile: Path | None) -> tup
             sys.exit("the hub has not kept its mail")
         if profile is not None:
             spies.enter_context(spy(pair.pids, profile))
+        computed = {who: cpu_time(pid) for who, pid in pair.pids.items()}
         began = time.monotonic()
         pair.flush()
         taken = wait_for(lambda: pair.waiting() == 0, "the hub has given all messages") - began
         delivered = wait_for(lambda: count(pair.mailbox) >= messages, "all are in the Maildir") - began
+        for who, pid in pair.pids.items():
+            cost = (cpu_time(pid) - computed[who]) / messages
+            print(f"         {name:9} {who} computes {cost * 1000:.2f} ms a message", flush=True)
     return messages / taken, messages / delivered
+
+
+def cpu_time(pid: int) -> float:
+    """Seconds that a process and its children have computed."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    own = sum(map(int, words[11:13])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(cpu_time(int(child)) for child in children)
 
 
 @contextmanager
 def spy(pids: dict[str, int], folder: Path) -> Iterator[None]:
     """py-spy on every process of a round; its samples are stacks that flamegraph.pl and speedscope read."""
     folder.mkdir(exist_ok=True)
+    beside = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    program = shutil.which("py-spy", path=beside) or sys.exit("py-spy is not installed")
     spies = [
         subprocess.Popen(
             [
-                *["py-spy", "record", "--pid", str(pid), "--format", "raw", "--rate", "200"],
+                *[program, "record", "--pid", str(pid), "--format", "raw", "--rate", "200"],
                 *["--duration", "600", "--gil", "--output", str(folder / PROFILES[name])],
             ],
             stdout=subprocess.DEVNULL,

@@ -194,7 +194,7 @@ def test_the_configuration_says_where_a_node_would_listen(endpoint: str, where: 
         ("green", "551 User not local", "551 User not local", "has moved", "it goes nowhere"),
         ("who", "550 No such user", "550 No such user", "is no user, alias", "it goes nowhere"),
         ("a@usc.example", "550 No such user", "250 OK", '"usc.example" = "tcp', "next hop tcp:127.0.0.1"),
-        ("a@x.arpa", "550 No such user", "250 OK", '[routes] "*.arpa" = "hold"', "until a call takes it along"),
+        ("a@x.arpa", "550 No such user", "250 OK", '[routes] "*.arpa" = "hold"', "held until a call"),
         ("a@isi.example", "550 No such user", "250 OK", "only who may relay", "exchangers of isi.example"),
         ("a@leaf.example", "250 OK", "250 OK", "the peer leaf", "held until leaf turns the line"),
         ("@mit.example,@usc.example:a@b.example", "550", "250 OK", "comes off the route",

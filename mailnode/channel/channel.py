@@ -6,8 +6,9 @@ when the line is turned the channel holds the other role, which begins in its in
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 from typing import Protocol as Shape
 
 from twisted.internet.interfaces import (
@@ -191,6 +192,21 @@ class Channel(Protocol):
             self._trace("turn", b"")
         self._hold(role)
 
+    def notice_loss_within(self, seconds: float) -> None:
+        """The connection is lost when what was written is not acknowledged for so long (Linux)."""
+        option = getattr(socket, "TCP_USER_TIMEOUT", None)
+        if option is not None and self._is_tcp:
+            self._tcp.socket.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))
+
+    @property
+    def _tcp(self) -> Any:
+        return self.transport
+
+    @property
+    def _is_tcp(self) -> bool:
+        connection = getattr(self.transport, "socket", None)
+        return connection is not None and connection.family in (socket.AF_INET, socket.AF_INET6)
+
     def drain(self) -> None:
         if self._role is not None:
             self._role.drain()
@@ -200,6 +216,9 @@ class Channel(Protocol):
     def connectionMade(self) -> None:
         self.connected_now = True
         self._direct = isinstance(self.transport, Connection)  # no wrapper, which may do something else
+        # A command and the body behind it are two writes: the second must not wait for the first one's ACK.
+        if self._is_tcp:
+            self._tcp.setTcpNoDelay(True)
         self._hold(self._first(self))
 
     def dataReceived(self, data: bytes) -> None:

@@ -148,6 +148,8 @@ class ReceiverRole:
             self._channel.abort()
         else:
             self._end(replies.unavailable(self._doors.hostname, "Timeout"))
+            if self._client.turned:  # it is there or the line is broken; nobody waits for it to read that
+                self._channel.abort()
 
     def _watch_rate(self) -> None:
         """Whoever sends mail data drop by drop gives the place to others."""

@@ -137,6 +137,8 @@ class SenderRole:
     # ------------------------------------------------------------- the channel's side
 
     def started(self) -> None:
+        if self._wait:  # a broken line is noticed within two signs of life, in mid-message too
+            self._channel.notice_loss_within(2 * self._wait)
         self._channel.expect(self._machine.patience)
 
     def received(self, octets: bytes) -> None:

@@ -23,7 +23,7 @@ _RETURN_PATH = re.compile(rb"^return-path[ \t]*:[^\n]*\n(?:[ \t][^\n]*\n)*", re.
 def file_name(entry: Entry, recipient: Recipient, hostname: str) -> str:
     """The unique name of this delivery; the same each time, so that a repeated one replaces itself."""
     seconds, micro = divmod(round(entry.arrived * 1_000_000), 1_000_000)
-    name = f"{seconds}.M{micro}I{entry.id}R{recipient.number}.{hostname}"
+    name = f"{seconds}.M{micro:06}I{entry.id}R{recipient.number}.{hostname}"
     return name.replace("/", "\\057").replace(":", "\\072")  # as the Maildir specification has it
 
 

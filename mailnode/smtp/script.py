@@ -384,6 +384,8 @@ def _in_ascii(address: str) -> str:
 def _chunked(letter: Letter, peer: Peer) -> Command | None:
     """BDAT with the whole message, where it spares a round trip or is the only way (RFC 3030)."""
     small = letter.body.data is not None and letter.body.size <= CHUNK
+    if not letter.terms.binary and not (letter.body.data or b"").endswith(b"\r\n"):
+        return None  # a host that passes lines on would wait for the end of the last one
     if not peer.offers("CHUNKING") or not (letter.terms.binary or (small and peer.offers("PIPELINING"))):
         return None
     return Command(f"BDAT {letter.body.size} LAST", _some_accepted, END_PATIENCE, letter)

@@ -31,7 +31,7 @@ from mailnode.spool.sqlite import SqliteSpool
 PATIENCE = 30.0
 SIGN_OF_LIFE = 1.0  # seconds
 NOTICED = 2 * SIGN_OF_LIFE
-LATE = 2.0  # seconds that a busy machine may be
+LATE = 1.5  # seconds that a busy machine may be
 
 HUB = """
 hostname = "hub.example"
