@@ -45,3 +45,20 @@ def test_a_promise_in_mid_data_is_none() -> None:
     outcomes, ended = in_the_middle("250 taken")
     assert outcomes == {}
     assert ended is not None and ended.ending is events.Ending.BROKEN
+
+
+def test_a_refusal_of_mail_data_for_nobody_settles_nothing() -> None:
+    """SOML was refused, and DATA answered all the same: as MAIL the letter has not been tried."""
+    sender = Sender(Plan("usc.example"))
+    letter = Letter(Mode.SOML, Path("smith", "usc.example"), (JONES,), Body.of(b"x"))
+    letters = [letter]
+    found = []
+    hello = "250-mit\r\n250-SOML\r\n250 PIPELINING"
+    for text in ("220 hi", hello, "502 no SOML", "503 no", "354 go", "554 no"):
+        sender.feed(text.encode() + b"\r\n")
+        while (event := sender.next()) is not None:
+            found.append(event)
+            if isinstance(event, events.LetterWanted):
+                sender.give(letters.pop())
+    assert not any(isinstance(event, events.Settled) for event in found)
+    assert isinstance(found[-1], events.Ended) and found[-1].ending is events.Ending.BROKEN
