@@ -8,7 +8,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?=
 # Tests wait for processes more than they compute.
-WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) + 1)
+WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
 
 .PHONY: help run test lint types coverage crash bench crowd fuzz laws bombs clean
 
@@ -39,7 +39,7 @@ run: $(VENV)/installed  ## start a node on 127.0.0.1:2525 (CONFIG=file for anoth
 	@$(BIN)/twistd -n --pidfile= mailnode $(if $(CONFIG),--config $(CONFIG))
 
 test: $(VENV)/installed-test  ## run every test (no root needed)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 lint: $(VENV)/installed-lint  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
