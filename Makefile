@@ -39,7 +39,7 @@ run: $(VENV)/installed  ## start a node on 127.0.0.1:2525 (CONFIG=file for anoth
 	@$(BIN)/twistd -n --pidfile= mailnode $(if $(CONFIG),--config $(CONFIG))
 
 test: $(VENV)/installed-test  ## run every test (no root needed)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
 
 lint: $(VENV)/installed-lint  ## style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -21,7 +21,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -126,6 +126,10 @@ class Network:
         return done
 
 
+# They follow one another on one pair of nodes.
+pytestmark = pytest.mark.xdist_group("namespace")
+
+
 @pytest.fixture(scope="module")
 def network(need: Callable[[str], str]) -> Iterator[Network]:
     if os.geteuid() != 0:
@@ -219,23 +223,42 @@ def test_nobody_can_call_the_leaf(network: Network, hub: Any, leaf: Any) -> None
         network.run("hub", shutil.which("python3"), "-c", connect)
 
 
-def test_paired_one_connection_takes_a_hundred_messages_out_and_brings_a_hundred_in(
-    hub: Any, leaf: Any
-) -> None:
+class Paired(NamedTuple):
+    """What the leaf printed as it joined, the mail both ways before, and what was spooled then."""
+
+    said: str
+    outgoing: list[str]
+    incoming: list[str]
+    held: list[list[str]]
+
+
+@pytest.fixture(scope="module")
+def paired(hub: Any, leaf: Any) -> Paired:
+    """The leaf joins when a hundred messages wait on either side."""
     outgoing, incoming = ([f"{way} {number}" for number in range(100)] for way in ("out", "in"))
     token = tell(hub, "invite", "leaf", "--domain", "leaf.example", "--endpoint", "198.51.100.2:2525").strip()
     give(leaf, "hubert@hub.example", *outgoing)
     give(hub, "leo@leaf.example", *incoming)
-    assert spooled(leaf) == spooled(hub) == ["held"] * 100
+    held = [spooled(leaf), spooled(hub)]
     said = tell(leaf, "join", token)
-    assert "100 messages" in said and "XWAIT" in said
+    wait_for_open_line(leaf, 0)
+    wait_until(lambda: texts(leaf, "leo").total() >= 100, "the incoming mail")
+    return Paired(said, outgoing, incoming, held)
+
+
+def test_paired_one_connection_takes_a_hundred_messages_out_and_brings_a_hundred_in(
+    hub: Any, leaf: Any, paired: Paired
+) -> None:
+    assert paired.held == [["held"] * 100] * 2
+    assert "100 messages" in paired.said and "XWAIT" in paired.said
     leaf.wait_for_log("call to hub.example: 100 given, 100 received, line open", PATIENCE)
-    wait_until(lambda: texts(hub, "hubert") == Counter(outgoing), "the outgoing mail, each once")
-    wait_until(lambda: texts(leaf, "leo") == Counter(incoming), "the incoming mail, each once")
+    wait_until(lambda: texts(hub, "hubert") == Counter(paired.outgoing), "the outgoing mail, each once")
+    wait_until(lambda: texts(leaf, "leo") == Counter(paired.incoming), "the incoming mail, each once")
     assert spooled(leaf) == spooled(hub) == []
     assert hub.text().count("leaf turned the line") == 1
 
 
+@pytest.mark.usefixtures("paired")
 def test_the_open_line_brings_a_message_at_once(hub: Any, leaf: Any) -> None:
     new = leaf.data / "mail" / "leo" / "new"
     took = []
@@ -253,7 +276,7 @@ def test_the_open_line_brings_a_message_at_once(hub: Any, leaf: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def lively(hub: Any, leaf: Any) -> None:
+def lively(hub: Any, leaf: Any, paired: Paired) -> None:
     """The paired leaf asks for the shortest signs of life, and does not wait long before it calls again."""
     (file,) = (leaf.data / "dials").glob("*.toml")
     text = file.read_text()
