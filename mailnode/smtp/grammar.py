@@ -12,6 +12,7 @@ Rules:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
@@ -25,9 +26,17 @@ ROUTE_PATH_LIMIT: Final = 1024  # with a source route; the RFC's 256 would cut h
 VERB_LIMIT: Final = 12
 
 Parameters: TypeAlias = dict[str, str | None]
+_Match: TypeAlias = Callable[[str], re.Match[str] | None]
+
+_UTF8 = "\x80-\U0010ffff"
+
+
+def _both(pattern: str) -> tuple[_Match, _Match]:
+    """The matchers of `pattern` for text in ASCII and for any."""
+    return re.compile(pattern.replace(_UTF8, "")).match, re.compile(pattern).match
+
 
 # <c> of RFC 821 = atext of RFC 5322: printable, neither <special> nor SP
-_UTF8 = "\x80-\U0010ffff"
 _ATEXT = rf"[A-Za-z0-9!#$%&'*+/=?^_`{{|}}~{_UTF8}-]"
 # <string> ::= <char> | <char> <string>;  <char> ::= <c> | "\" <x>   (RFC 821)
 _STRING = rf"(?:{_ATEXT}|\\[ -~])+"
@@ -51,9 +60,11 @@ _PATH = rf"<(?:(?:({_ROUTE}):)?({_LOCAL})@({_DOMAIN})|([Pp][Oo][Ss][Tt][Mm][Aa][
 # esmtp-keyword = (ALPHA / DIGIT) *(ALPHA / DIGIT / "-");  esmtp-value = 1*(%d33-60 / %d62-126)
 _PARAMETER = rf"([A-Za-z0-9][A-Za-z0-9-]*+)(?:=([!-<>-~{_UTF8}]++))?"
 
-_whole_path = re.compile(_PATH + r"\Z").match
 # One space after the colon is no RFC's, but peers send it (RFC 2645 does in its examples).
-_argument = re.compile(rf" ?{_PATH}(?:( [ -~{_UTF8}]*+))?\Z").match
+_ARGUMENT = rf" ?{_PATH}(?:( [ -~{_UTF8}]*+))?\Z"
+# What is ASCII, which is nearly everything, is matched twice as fast by expressions that know nothing else.
+_whole_path, _whole_utf8_path = _both(_PATH + r"\Z")
+_argument, _utf8_argument = _both(_ARGUMENT)
 _parameter = re.compile(_PARAMETER + r"\Z").match
 _domain = re.compile(_DOMAIN + r"\Z").match
 _label_too_long = re.compile(r"[^.]{64}").search  # RFC 1035 2.3.4
@@ -73,9 +84,10 @@ def parse_path(text: str) -> Path | None:
 
     None if it is not exactly one path (RFC 821 4.1.2) within the sizes of RFC 821 4.5.3.
     """
-    if len(text) > ROUTE_PATH_LIMIT or (match := _whole_path(text)) is None:
+    if len(text) > ROUTE_PATH_LIMIT:
         return None
-    return _build(len(text), match) if _printable(text) else None
+    match = _whole_path(text) if text.isascii() else _whole_utf8_path(text)
+    return _build(len(text), match) if match is not None and _printable(text) else None
 
 
 def parse_argument(text: str) -> tuple[Path, Parameters] | None:
@@ -83,7 +95,8 @@ def parse_argument(text: str) -> tuple[Path, Parameters] | None:
 
     Keywords of parameters come in upper case; one that is given twice is an error (RFC 5321 4.1.1.11).
     """
-    if (match := _argument(text)) is None or not _printable(text):
+    match = _argument(text) if text.isascii() else _utf8_argument(text)
+    if match is None or not _printable(text):
         return None
     tail = match[5]
     if tail is None:
