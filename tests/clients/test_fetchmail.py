@@ -115,6 +115,10 @@ def give(hub: Any, octets: bytes, *recipients: str) -> None:
     )
 
 
+# They share one pair of nodes.
+pytestmark = pytest.mark.xdist_group("fetchmail")
+
+
 class Fetchmail:
     """Runs fetchmail once, with a file of its own that says what to fetch and where to."""
 
@@ -139,8 +143,10 @@ class Fetchmail:
             f'  user "leaf" password "{secret}" smtphost "127.0.0.1/{smtp}"\n'
             + (f"  fetchdomains {names}\n" if names else "")
         )
+        # One fetchmail runs at a time for each lock file, which for root is one for the whole host.
+        lock = ["--pidfile", str(self._folder / "fetchmail.pid")]
         return subprocess.run(
-            [self._program, "-v", "-v", "--nosyslog", "--nodetach", "-f", str(self.rc)],
+            [self._program, "-v", "-v", "--nosyslog", "--nodetach", *lock, "-f", str(self.rc)],
             env={**os.environ, "LC_ALL": "C", "FETCHMAILHOME": str(self._folder)},
             stdin=subprocess.DEVNULL,
             capture_output=True,
