@@ -20,6 +20,7 @@ from twisted.internet.defer import succeed
 from mailnode.access.passwords import Passwords
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.spools import spooled
 
 SECRET = "open sesame"
 SIGN_OF_LIFE = 1.0  # seconds; the shortest there is
@@ -76,17 +77,6 @@ def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE)
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s in vain: {what}")
         time.sleep(0.01)
-
-
-def spooled(node: Any) -> list[tuple[str, str]]:
-    """State and mailbox of every recipient in the spool of `node`, oldest first."""
-    spool = SqliteSpool(str(node.data), None, time.time)
-    try:
-        found: list[Any] = []
-        spool.listing(Selection()).addCallback(found.extend)
-        return [(it.state, it.path.mailbox) for message in found for it in message.recipients]
-    finally:
-        spool.close()
 
 
 class Wire:

@@ -14,8 +14,7 @@ import pytest
 from twisted.internet.defer import succeed
 
 from mailnode.access.passwords import Passwords
-from mailnode.interfaces import Selection
-from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.spools import spooled
 
 PATIENCE = 15.0  # seconds
 
@@ -65,17 +64,6 @@ def wait_until(true: Callable[[], object], what: str) -> None:
 def set_password(node: Any, name: str, secret: str, recoverable: bool = False) -> None:
     passwords = Passwords(str(node.folder / "passwords"), lambda check: succeed(check()))
     passwords.set(name, secret, recoverable=recoverable)
-
-
-def spooled(node: Any) -> list[tuple[str, str]]:
-    """State and mailbox of every recipient in the spool of `node`, oldest first."""
-    spool = SqliteSpool(str(node.data), None, time.time)
-    try:
-        found: list[Any] = []
-        spool.listing(Selection()).addCallback(found.extend)
-        return [(it.state, it.path.mailbox) for message in found for it in message.recipients]
-    finally:
-        spool.close()
 
 
 def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
