@@ -47,7 +47,7 @@ class Addressees:
 
     def said(self) -> list[Recipient]:
         """The recipients as they were said, by the verb that opened the transaction."""
-        return [self._said(path) for path in self._rulings]
+        return [self._said(path, number) for number, path in enumerate(self._rulings, 1)]
 
     def local(self) -> list[tuple[Path, Destination]]:
         return [
@@ -83,11 +83,11 @@ class Addressees:
         original = path if several or where.path != path else None
         return Recipient(where.path, mode, 0, 0, original, where.sender, notify, orcpt)
 
-    def _said(self, path: Path) -> Recipient:
+    def _said(self, path: Path, number: int = 0) -> Recipient:
         if not self._wishes or path not in self._wishes:
-            return Recipient(path, self._mode)
+            return Recipient(path, self._mode, number)
         notify, orcpt = self._wishes[path]
-        return Recipient(path, self._mode, notify=notify, orcpt=orcpt)
+        return Recipient(path, self._mode, number, notify=notify, orcpt=orcpt)
 
     # ------------------------------------------------------------- notices
 

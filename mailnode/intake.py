@@ -1,26 +1,14 @@
-"""Intake: takes custody of messages, and gives no promise before it is true.
-
-What each verb needs (RFC 821 3.4):
-- MAIL: everything goes into the spool.
-- SEND: shown on terminals before the reply. Recipients elsewhere, and those who left between RCPT and
-  the last dot while others were reached, go into the spool: dispatch relays or sends the notice.
-- SOML: shown, and spooled as MAIL for those who were not reached.
-- SAML: spooled as MAIL, then shown besides.
-"""
+"""Intake: the front door. It begins transactions, and puts what was accepted into the spool."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Final
 
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
-from twisted.logger import Logger
-from twisted.python.failure import Failure
+from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from mailnode.addressees import Addressees
-from mailnode.heading import Heading
+from mailnode.custody import NO_MEMORY, NO_STORAGE, Custody, House
+from mailnode.in_hand import InHand
 from mailnode.interfaces import (
     ICustody,
     IDispatch,
@@ -31,57 +19,29 @@ from mailnode.interfaces import (
     ISpool,
     ISpoolDraft,
     ITerminals,
-    Message,
 )
+from mailnode.journal import Journal
 from mailnode.mail import (
     PLAIN_TERMS,
     Body,
     Client,
-    Destination,
     Entry,
     Envelope,
-    Local,
     Mode,
     Path,
-    Recipient,
     Reply,
     Rights,
-    Ruling,
     Terms,
 )
-from mailnode.received import header_of, hops, missing_fields, received, was_delivered_to
-from mailnode.smtp.replies import OK, START_INPUT
-from mailnode.standing import standing
-
-NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
-WILL_MAIL: Final = Reply(250, "User not active now, so will do mail.", "2.1.5")
-NOBODY_REACHED: Final = Reply(451, "No recipient is active now", "4.2.1")
-NO_STORAGE: Final = Reply(452, "Requested action not taken: insufficient system storage", "4.3.1")
-LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
-LOOP: Final = Reply(554, "Transaction failed: too many hops, this looks like a mail loop", "5.4.6")
-CAME_BACK: Final = Reply(554, "Transaction failed: the message has been in this mailbox before", "5.4.6")
-HEADER_TOO_LONG: Final = Reply(552, "Transaction failed: the header is too long", "5.3.4")
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What every custody asks."""
-
-    hostname: str
-    routing: IRouting
-    terminals: ITerminals
-    spool: ISpool
-    now: Callable[[], float]  # seconds since the epoch
-    max_hops: int
-    header_size: int  # octets
-    log: Logger
 
 
 @implementer(IIntake)
 class Intake:
-    """The front door. `dispatch` stays None in a process that only receives: mail is then QUEUED.
+    """`dispatch` stays None in a process that only receives: mail is then QUEUED.
 
     `notices` tells of what is settled here already: messages shown on a terminal, names expanded.
+    `in_hand` bounds how much of what is being received is in memory; our own notices are few and small,
+    and have to go in.
     """
 
     def __init__(
@@ -93,9 +53,11 @@ class Intake:
         now: Callable[[], float],
         max_hops: int = 50,
         header_size: int = 1 << 20,
+        in_hand: InHand | None = None,
     ) -> None:
-        log = Logger("mailnode.intake")
-        self._house = House(hostname, routing, terminals, spool, now, max_hops, header_size, log)
+        log = Journal("mailnode.intake")
+        self.in_hand = in_hand or InHand()
+        self.house = House(hostname, routing, terminals, spool, now, max_hops, header_size, self.in_hand, log)
         self.dispatch: IDispatch | None = None
         self.notices: INotices | None = None
         self.holding: IHolding | None = None  # without it nothing is HELD by the commit that accepts it
@@ -109,12 +71,14 @@ class Intake:
         size: int,
         terms: Terms = PLAIN_TERMS,
     ) -> ICustody | Reply:
-        if not self._house.spool.has_room(size):
+        if self.in_hand.is_full:
+            return NO_MEMORY
+        if not self.house.spool.has_room(size):
             return NO_STORAGE
-        return Custody(self._house, self, client, rights, mode, reverse_path, terms)
+        return Custody(self.house, self, client, rights, mode, reverse_path, terms)
 
     def submit(self, envelope: Envelope, body: Body) -> Deferred[str]:
-        spool = self._house.spool
+        spool = self.house.spool
         id = spool.new_id()
         draft = spool.draft()
         for chunk in body.chunks():
@@ -128,7 +92,7 @@ class Intake:
 
         def stored(entry: Entry | None) -> None:
             if held and holding is not None:
-                self._house.log.info("{id} held for {hosts}", id=id, hosts=", ".join(held))
+                self.house.log.info("{id} held for {hosts}", id=id, hosts=", ".join(held))
                 holding.arrived(held)
             if dispatch is None:
                 return
@@ -137,7 +101,7 @@ class Intake:
             elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
                 dispatch.wake()
 
-        return self._house.spool.accept(id, envelope, draft, lease, held).addCallback(stored)
+        return self.house.spool.accept(id, envelope, draft, lease, held).addCallback(stored)
 
     def _held(self, envelope: Envelope) -> dict[str, float]:
         """The next hosts for which mail waits to be fetched, and when somebody looks after it: such mail is
@@ -145,239 +109,11 @@ class Intake:
         held: dict[str, float] = {}
         if self.holding is None:
             return held
-        now = self._house.now()
+        now = self.house.now()
         for recipient in envelope.recipients:
             host = recipient.path.next_host.lower()
-            if host not in held and self._house.routing.is_held(host):
+            if host not in held and self.house.routing.is_held(host):
                 look = self.holding.look(recipient, now, False)
                 if look is not None:
                     held[host] = look
         return held
-
-
-@implementer(ICustody)
-class Custody:
-    """One transaction."""
-
-    def __init__(
-        self,
-        house: House,
-        intake: Intake,
-        client: Client,
-        rights: Rights,
-        mode: Mode,
-        reverse_path: Path,
-        terms: Terms,
-    ) -> None:
-        self._house = house
-        self._intake = intake
-        self._client = client
-        self._rights = rights
-        self._mode = mode
-        self._reverse_path = reverse_path
-        self._terms = terms
-        self._eight_bit = False  # what the data holds, whatever was declared
-        self._addressees = Addressees(mode, terms)
-        self._draft: ISpoolDraft | None = None
-        self._id = ""
-        self._head = b""  # of the whole message, with our fields
-        whole = client.listener == "submission"  # what its header lacks is added, so it must be known
-        self._heading = Heading(self._trace, house.header_size, whole)
-
-    # ------------------------------------------------------------- the transaction
-
-    def recipient(self, path: Path, notify: tuple[str, ...] = (), orcpt: str = "") -> Reply:
-        ruling = self._house.routing.route(path, self._mode, self._rights)
-        if not ruling.reply.ok:
-            return ruling.reply
-        reply = ruling.reply
-        if self._mode in (Mode.SEND, Mode.SOML):
-            reply = self._terminal_reply(ruling)
-            if not reply.ok:
-                return reply
-        self._addressees.add(path, ruling, notify, orcpt)
-        return reply
-
-    def _terminal_reply(self, ruling: Ruling) -> Reply:
-        """RFC 821 3.4 and Appendix F, scenarios 5 and 6."""
-        users = [where.place.user for where in ruling.destinations if isinstance(where.place, Local)]
-        if len(users) < len(ruling.destinations):
-            return ruling.reply
-        sender, where = self._reverse_path, standing(self._client, self._rights)
-        if any(self._house.terminals.accepts(user, sender, where) for user in users):
-            return ruling.reply
-        return NOT_ACTIVE if self._mode is Mode.SEND else WILL_MAIL
-
-    def open(self) -> Reply:
-        self._id = self._house.spool.new_id()
-        self._draft = self._house.spool.draft()
-        return START_INPUT
-
-    def write(self, piece: bytes) -> Deferred[None] | None:
-        assert self._draft is not None
-        if not self._eight_bit and not piece.isascii():
-            self._eight_bit = True
-        octets = self._heading.take(piece)
-        return self._draft.write(octets) if octets else None
-
-    def _trace(self, header: bytes | None) -> bytes:
-        """Our fields on top of a message."""
-        client, house, now = self._client, self._house, self._house.now()
-        only, utf8 = self._addressees.only, self._terms.utf8
-        fields = received(client, house.hostname, self._id, only, now, utf8)
-        if client.listener == "submission" and header is not None:
-            fields += missing_fields(header, house.hostname, self._id, now)
-        return fields
-
-    def abort(self) -> None:
-        draft, self._draft = self._draft, None
-        if draft is not None:
-            draft.discard()
-
-    # ------------------------------------------------------------- custody
-
-    def commit(self) -> Deferred[Reply]:
-        assert self._draft is not None
-        if rest := self._heading.end():
-            self._draft.write(rest)
-        self._head = self._draft.head()
-        refusal = self._refusal(self._head)
-        if refusal is not None:
-            self.abort()
-            return succeed(refusal)
-        self._terms = self._terms_in_truth()
-        return maybeDeferred(self._take).addErrback(self._failed)
-
-    def _refusal(self, head: bytes) -> Reply | None:
-        """What is wrong with the message itself."""
-        if self._heading.too_long:
-            return HEADER_TOO_LONG
-        if hops(head) > self._house.max_hops + 1:  # our own field is among them
-            return LOOP
-        # Delivery would find it, too; but a refusal now bothers nobody whose address was forged.
-        if self._mode is Mode.MAIL and self._came_back(header_of(head)):
-            return CAME_BACK
-        return None
-
-    def _came_back(self, header: bytes) -> bool:
-        """Whether all of the mailboxes that the message would go to had it before."""
-        if b"delivered-to" not in header.lower():
-            return False
-        return all(
-            isinstance(where.place, Local) and was_delivered_to(header, where.path.mailbox)
-            for where in self._addressees.destinations()
-        )
-
-    def _terms_in_truth(self) -> Terms:
-        """The terms as the message needs them: every one too many is a host that cannot take it."""
-        terms, ascii_only = self._terms, self._heading.is_ascii
-        if terms.utf8 and ascii_only:
-            ascii_only = str(self._reverse_path).isascii() and self._addressees.are_ascii()
-        eight_bit = terms.eight_bit if terms.binary else self._eight_bit
-        utf8 = terms.utf8 and not ascii_only
-        if (eight_bit, utf8) == (terms.eight_bit, terms.utf8):
-            return terms
-        return replace(terms, eight_bit=eight_bit, utf8=utf8)
-
-    def _take(self) -> Deferred[Reply]:
-        if self._mode is Mode.MAIL:
-            return self._spooled(self._addressees.said())
-        if self._mode is Mode.SAML:
-            shown = self._message()
-            taken = self._spooled(self._addressees.mailed(self._addressees.local()))
-            return taken.addCallback(self._besides, shown).addCallback(self._told, set())
-        return self._show(self._addressees.local(), self._message()).addCallback(self._shown)
-
-    def _shown(self, reached: set[Destination]) -> Deferred[Reply]:
-        who = self._addressees
-        missed = [(path, where) for path, where in who.local() if where not in reached]
-        elsewhere = who.elsewhere()
-        if self._mode is Mode.SOML:
-            rest = who.mailed(missed)
-        elif not reached and not elsewhere:
-            self.abort()
-            return succeed(NOBODY_REACHED)
-        else:
-            # One more attempt by dispatch, and then the notice.
-            rest = [*elsewhere, *(who.heir(path, where, Mode.SEND) for path, where in missed)]
-        if rest:
-            return self._spooled(rest).addCallback(self._told, reached)
-        told = self._told(OK, reached)
-        self.abort()
-        self._log("shown")
-        return told
-
-    def _besides(self, reply: Reply, message: Message) -> Reply:
-        """SAML: the mailbox has it; what happens on the terminal changes nothing any more."""
-        if reply.ok:
-            self._show(self._addressees.local(), message).addErrback(
-                lambda failure: self._house.log.failure("message {id} was not shown", failure, id=self._id)
-            )
-        return reply
-
-    # ------------------------------------------------------------- notices
-
-    def _told(self, reply: Reply, reached: set[Destination]) -> Deferred[Reply]:
-        """Tells the sender of what is settled here, where that was asked for, before the reply."""
-        notices, results = self._intake.notices, self._addressees.settled(reached)
-        if notices is None or not results or not reply.ok:
-            return succeed(reply)
-        envelope = Envelope(self._mode, self._reverse_path, tuple(results), self._terms)
-        entry = Entry(self._id, envelope, Body.of(self._head), self._house.now())
-
-        def not_told(failure: Failure) -> None:
-            # The message is shown, or safe: a refusal would bring it once more.
-            self._house.log.failure("{id}: the sender cannot be told", failure, id=self._id)
-
-        return notices.succeeded(entry, results).addErrback(not_told).addCallback(lambda _: reply)
-
-    # ------------------------------------------------------------- terminals and spool
-
-    def _message(self) -> Message:
-        assert self._draft is not None
-        head = self._draft.head()
-        cut = self._draft.size > len(head)
-        where = standing(self._client, self._rights)
-        return Message(self._reverse_path, head[self._heading.ours :], cut, where)
-
-    def _show(self, local: list[tuple[Path, Destination]], message: Message) -> Deferred[set[Destination]]:
-        """Writes to each user once; fires with the destinations that were reached."""
-        users = list(dict.fromkeys(where.place.user for _, where in local if isinstance(where.place, Local)))
-        shows = [self._house.terminals.show(user, message) for user in users]
-
-        def counted(counts: list[int]) -> set[Destination]:
-            there = {user for user, count in zip(users, counts, strict=True) if count}
-            return {
-                where for _, where in local if isinstance(where.place, Local) and where.place.user in there
-            }
-
-        return gatherResults(shows, consumeErrors=True).addCallback(counted)
-
-    def _spooled(self, recipients: list[Recipient]) -> Deferred[Reply]:
-        assert self._draft is not None
-        draft, self._draft = self._draft, None
-        size = draft.size
-        envelope = Envelope(self._mode, self._reverse_path, tuple(recipients), self._terms)
-
-        def stored(_: None) -> Reply:
-            self._log("taken", recipients=len(recipients), size=size)
-            return Reply(250, f"OK, queued as {self._id}", "2.0.0") if self._client.extended else OK
-
-        return self._intake.store(self._id, envelope, draft).addCallback(stored)
-
-    def _failed(self, failure: Failure) -> Reply:
-        self.abort()
-        self._house.log.failure("message {id} could not be taken", failure, id=self._id)
-        return NO_STORAGE if not self._house.spool.has_room(0) else LOCAL_ERROR
-
-    def _log(self, what: str, recipients: int = 0, size: int = 0) -> None:
-        self._house.log.info(
-            "{id} {what}: {mode} from {sender} by {client}, {recipients} recipients spooled, {size} octets",
-            id=self._id,
-            what=what,
-            mode=self._mode.value,
-            sender=str(self._reverse_path),
-            client=self._client.identity or self._client.address or "local socket",
-            recipients=recipients,
-            size=size,
-        )

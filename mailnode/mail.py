@@ -115,6 +115,10 @@ class Reply:
     def encode(self, enhanced: bool = False) -> bytes:
         """The octets of this reply; only printable ASCII leaves us, whatever the text holds."""
         prefix = f"{self.status} " if enhanced and self.status else ""
+        if isinstance(self.text, str):
+            row = f"{self.code} {prefix}{self.text}"
+            if row.isascii() and row.isprintable():  # as nearly all of them
+                return f"{row}\r\n".encode()
         lines = self.lines or ("",)
         rows = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
         rows.append(f"{self.code} {prefix}{lines[-1]}")
@@ -178,6 +182,10 @@ class Recipient:
     sender: Path | None = None  # reverse-path of its own: the owner of the list it came by
     notify: tuple[str, ...] = ()  # NEVER, or any of SUCCESS FAILURE DELAY (RFC 3461 4.1); empty: not said
     orcpt: str = ""  # the original recipient, "rfc822;bob@usc.example", decoded (RFC 3461 4.2)
+
+    def __hash__(self) -> int:
+        # Enough to tell the recipients of a message apart; all fields would cost twenty calls each time.
+        return hash((self.number, self.path.local, self.path.domain))
 
 
 class Origin(Enum):

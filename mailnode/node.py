@@ -39,7 +39,7 @@ from mailnode.delivery.notices import Notices
 from mailnode.delivery.relay import Relay
 from mailnode.delivery.settling import Settling
 from mailnode.descriptors import Descriptors, count_descriptors, descriptor_limit
-from mailnode.in_hand import BoundedIntake
+from mailnode.in_hand import InHand
 from mailnode.intake import Intake
 from mailnode.mail import Path
 from mailnode.nudge import Nudge
@@ -149,8 +149,8 @@ class House:
         )
         limits = configuration.limits
         sizes = (limits.hops, int(limits.header_size))
-        self.intake = Intake(hostname, self.routing, self.terminals, spool, time.time, *sizes)
-        self.bounded = BoundedIntake(self.intake, int(limits.memory))
+        in_hand = InHand(int(limits.memory))
+        self.intake = Intake(hostname, self.routing, self.terminals, spool, time.time, *sizes, in_hand)
         notices = Notices(hostname, Path("postmaster", hostname), self.intake, time.time, spool.new_id)
         self.intake.notices = notices
         retry = build_retry(configuration)
@@ -202,7 +202,7 @@ class House:
             configuration.host,
             access,
             self.routing,
-            self.bounded,
+            self.intake,
             self.peering,
             Limits(
                 message_size=int(limits.message_size),

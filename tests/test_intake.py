@@ -11,7 +11,8 @@ from zope.interface import implementer
 
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
-from mailnode.intake import CAME_BACK, HEADER_TOO_LONG, LOOP, Intake
+from mailnode.custody import CAME_BACK, HEADER_TOO_LONG, LOOP
+from mailnode.intake import Intake
 from mailnode.interfaces import INotices, Results
 from mailnode.mail import (
     PLAIN_TERMS,

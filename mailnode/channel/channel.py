@@ -104,11 +104,13 @@ class Channel(Protocol):
 
     # ------------------------------------------------------------- what roles use
 
-    def write(self, octets: bytes) -> None:
+    def write(self, octets: bytes, more: bool = False) -> None:
+        """Sends octets; with `more` they may wait for others in this turn of the reactor."""
         if self._trace is not None and self._role is not None:
             self._trace(self._role.letter, octets)
         if self._direct:
-            octets = self._write_now(octets)
+            self._direct = not more
+            octets = octets if more else self._write_now(octets)
         if octets:
             self.transport.write(octets)
 

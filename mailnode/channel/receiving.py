@@ -103,7 +103,7 @@ class ReceiverRole:
         self._custody: ICustody | None = None
         self._granted: Granted | None = None
         self._turning = False
-        self._open: Deferred[Any] | None = None  # the answer that is waited for
+        self._open = 0  # answers that are waited for
         self._written: list[bytes] = []
         self._running = False
         self._securing = False
@@ -137,12 +137,14 @@ class ReceiverRole:
         self._run()
         if self._machine.consumed != before and not self._over:
             self._channel.expect(self._doors.patience)
-            self._watch_rate()
-        if self._open is not None and self._machine.pending > CHUNK:
+            in_data = self._machine.in_mail_data
+            if in_data or self._data_since is not None:
+                self._watch_rate(in_data)
+        if self._open and self._machine.pending > CHUNK:
             self._channel.pause("answer")
 
     def timed_out(self) -> None:
-        if self._open is not None or self._disk_waits:  # we are the ones who take long
+        if self._open or self._disk_waits:  # we are the ones who take long
             self._channel.expect(self._doors.patience)
         elif self._over:  # the client does not read our last reply
             self._channel.abort()
@@ -151,9 +153,9 @@ class ReceiverRole:
             if self._client.turned:  # it is there or the line is broken; nobody waits for it to read that
                 self._channel.abort()
 
-    def _watch_rate(self) -> None:
+    def _watch_rate(self, in_data: bool) -> None:
         """Whoever sends mail data drop by drop gives the place to others."""
-        if not self._machine.in_mail_data:
+        if not in_data:
             self._data_since = None
             return
         now, consumed = self._channel.now, self._machine.consumed
@@ -166,7 +168,7 @@ class ReceiverRole:
 
     def drain(self) -> None:
         self._draining = True
-        if not self._over and self._machine.transaction is None and self._open is None:
+        if not self._over and self._machine.transaction is None and not self._open:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
     def lost(self, reason: Failure) -> None:
@@ -199,7 +201,8 @@ class ReceiverRole:
         finally:
             self._running = False
         if written:
-            self._channel.write(b"".join(written))
+            # While others are being decided, theirs may follow in this turn of the reactor.
+            self._channel.write(b"".join(written), more=self._open > 0)
             written.clear()
         if self._securing:
             self._secure()
@@ -208,7 +211,7 @@ class ReceiverRole:
         elif self._over:
             self._channel.expect(self._doors.patience)  # for the client to read its last reply
             self._channel.close()
-        elif self._draining and machine.transaction is None and self._open is None:
+        elif self._draining and machine.transaction is None and not self._open:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
 
     def _answer(self, reply: Reply | Deferred[Any]) -> None:
@@ -216,17 +219,25 @@ class ReceiverRole:
         if not isinstance(reply, Deferred):
             self._machine.answer(reply)
             return
-        self._open = reply
-        reply.addErrback(self._unexpected).addCallback(self._answered)
+        self._open += 1
+        reply.addCallbacks(self._answered, self._not_answered)
 
     def _answered(self, reply: events.Answer) -> None:
-        self._open = None
         if self._over:
+            self._open -= 1
             return
-        self._channel.expect(self._doors.patience)
         self._machine.answer(reply)
+        self._went_on()
+
+    def _not_answered(self, failure: Failure) -> None:
+        self._answered(self._unexpected(failure))
+
+    def _went_on(self) -> None:
+        """An answer that was waited for has come."""
+        self._open -= 1
+        self._channel.expect(self._doors.patience)
         self._run()
-        if self._open is None:
+        if not self._open or self._machine.pending <= CHUNK:
             self._channel.resume("answer")
 
     def _unexpected(self, failure: Failure) -> Reply:
@@ -310,7 +321,21 @@ class ReceiverRole:
     def _ask_custody(self, _event: events.AskCustody) -> None:
         assert self._custody is not None
         custody, self._custody = self._custody, None
-        self._answer(custody.commit())
+        committed = custody.commit()
+        if not self._machine.may_postpone:
+            self._answer(committed)
+            return
+        decide = self._machine.postpone()
+
+        def decided(reply: Reply) -> None:
+            if self._over:
+                self._open -= 1
+                return
+            decide(reply)
+            self._went_on()
+
+        self._open += 1
+        committed.addCallbacks(decided, lambda failure: decided(self._unexpected(failure)))
 
     def _ask_verify(self, event: events.AskVerify) -> None:
         self._machine.answer(self._doors.routing.verify(event.text, self._machine.rights))

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
-from twisted.internet.defer import Deferred, gatherResults, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -53,6 +54,22 @@ HELD: Final = Result(Outcome.HELD, Reply(250, "Held for the peer that serves the
 BROKEN: Final = Reply(451, "Local error in delivery", "4.3.0")
 
 
+Told: TypeAlias = Callable[["Job", Recipient, Result], None]
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One delivery to a user, and the recipients that it is for."""
+
+    told: list[tuple[Told, Recipient]] = field(default_factory=list)
+    result: Result | None = None
+
+    def ended(self, result: Result, job: Job) -> None:
+        self.result = result
+        for told, recipient in self.told:
+            told(job, recipient, result)
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """One entry in hand: how many of its recipients are on their way, and results not yet written down."""
@@ -62,7 +79,7 @@ class Job:
     results: dict[Recipient, Result] = field(default_factory=dict)
     timer: IDelayedCall | None = None
     late: bool = False  # something of it will be due again
-    local: dict[tuple[str, Mode, Path], Deferred[Result]] = field(default_factory=dict)
+    local: dict[tuple[str, Mode, Path], Delivery] = field(default_factory=dict)
 
 
 @implementer(IDispatch)
@@ -194,7 +211,9 @@ class Dispatch:
         relayed: dict[Hop, list[tuple[Recipient, Destination]]] = {}
         for recipient in recipients:
             ruling = self._routing.route(recipient.path, recipient.mode, OURS)
-            destinations = _behind(recipient, ruling.destinations)
+            destinations = ruling.destinations
+            if recipient.original is not None:
+                destinations = _behind(recipient, destinations)
             if not ruling.reply.ok:
                 self._done(job, {recipient: Result.of(ruling.reply)})
             elif len(destinations) != 1 or _is_another(recipient, destinations[0]):
@@ -202,12 +221,12 @@ class Dispatch:
             elif isinstance(place := destinations[0].place, Hop):
                 relayed.setdefault(place, []).append((recipient, destinations[0]))
             else:
-                self._one(job, recipient, destinations[0]).addCallback(self._arrived, job, recipient)
+                self._one(job, recipient, destinations[0], self._arrived)
         for hop, pairs in relayed.items():
             for addressed in address(entry, pairs):
                 self._relay.deliver(hop, addressed.letter).addCallback(self._relayed, job, addressed)
 
-    def _arrived(self, result: Result, job: Job, recipient: Recipient) -> None:
+    def _arrived(self, job: Job, recipient: Recipient, result: Result) -> None:
         self._done(job, {recipient: result})
 
     def _relayed(self, results: Results, job: Job, addressed: Addressed) -> None:
@@ -225,13 +244,15 @@ class Dispatch:
             if isinstance(where.place, Hop):
                 relayed.setdefault(where.place, []).append((child, where))
             else:
-                parts.append(self._one(job, child, where).addCallback(_named, child))
+                known: Deferred[Results] = Deferred()
+                self._one(job, child, where, partial(_tell, known))
+                parts.append(known)
         for hop, pairs in relayed.items():  # RFC 1123 5.3.1.1: one copy for all of them at one host
             for addressed in address(job.entry, pairs):
                 parts.append(self._relay.deliver(hop, addressed.letter).addCallback(addressed.results))
 
-        def all_known(known: list[Results]) -> None:
-            results = {child: result for part in known for child, result in part.items()}
+        def all_known(parts: list[Results]) -> None:
+            results = {child: result for part in parts for child, result in part.items()}
             pairs = tuple((child, results[child]) for child in children)
             expanded = Reply(250, f"Went to {len(children)} recipients", "2.1.5")
             self._done(job, {recipient: Result(Outcome.DELIVERED, expanded, forward=pairs)})
@@ -255,21 +276,31 @@ class Dispatch:
             orcpt=orcpt,
         )
 
-    def _one(self, job: Job, recipient: Recipient, where: Destination) -> Deferred[Result]:
-        """One recipient to a place in this house; never errbacks.
+    def _one(self, job: Job, recipient: Recipient, where: Destination, told: Told) -> None:
+        """One recipient to a place in this house; `told` hears what became of it.
 
         A user whom a message reaches by several names gets it once.
         """
         if not isinstance(where.place, Local):
-            return succeed(HELD)
+            told(job, recipient, HELD)
+            return
         user, sender = where.place.user, self._sender(job.entry, recipient, where)
         key = (user, recipient.mode, sender)
-        if key not in job.local:
+        delivery = job.local.get(key)
+        if delivery is None:
+            delivery = job.local[key] = Delivery()
+            delivery.told.append((told, recipient))
             if where.path != recipient.path:
                 recipient = replace(recipient, path=where.path)
-            done = maybeDeferred(self._local, user, job.entry, recipient, sender)
-            job.local[key] = done.addErrback(self._unexpected, job.entry)
-        return _also(job.local[key])
+            try:
+                done = self._local(user, job.entry, recipient, sender)
+            except Exception:
+                done = fail()
+            done.addErrback(self._unexpected, job.entry).addCallback(delivery.ended, job)
+        elif delivery.result is not None:
+            told(job, recipient, delivery.result)
+        else:
+            delivery.told.append((told, recipient))
 
     def _child_sender(self, entry: Entry, recipient: Recipient, where: Destination) -> Path | None:
         """The reverse-path of what takes a recipient's place: a list's owner, or one with our name."""
@@ -304,8 +335,10 @@ class Dispatch:
 
     def _done(self, job: Job, results: Results) -> None:
         job.results.update(results)
-        job.late = job.late or any(result.outcome is not Outcome.DELIVERED for result in results.values())
         job.under_way -= len(results)
+        for result in results.values():
+            if result.outcome is not Outcome.DELIVERED:
+                job.late = True
         if not job.under_way:
             if job.timer is not None:
                 job.timer.cancel()
@@ -341,8 +374,6 @@ def _behind(recipient: Recipient, destinations: tuple[Destination, ...]) -> tupl
     A name may stand for itself and for others. When it was expanded all of them had their share; what
     was put into its place by that name means the user who has it, and nobody else.
     """
-    if recipient.original is None:
-        return destinations
     own = tuple(replace(where, sender=None) for where in destinations if where.path == recipient.path)
     return own or destinations
 
@@ -358,17 +389,5 @@ def _is_another(recipient: Recipient, where: Destination) -> bool:
     return isinstance(where.place, Held) and recipient.path.next_host.lower() != where.place.domain.lower()
 
 
-def _named(result: Result, recipient: Recipient) -> Results:
-    return {recipient: result}
-
-
-def _also(first: Deferred[Result]) -> Deferred[Result]:
-    """Fires as `first` does, and leaves it as it is for others."""
-    told: Deferred[Result] = Deferred()
-
-    def pass_on(result: Result) -> Result:
-        told.callback(result)
-        return result
-
-    first.addCallback(pass_on)
-    return told
+def _tell(known: Deferred[Results], _job: Job, recipient: Recipient, result: Result) -> None:
+    known.callback({recipient: result})

@@ -13,11 +13,11 @@ from typing import Final, TypeAlias
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailnode.interfaces import IHolding, INotices, ISettling, ISpool, Settlement
+from mailnode.journal import Journal
 from mailnode.mail import Entry, Mode, Outcome, Recipient, Reply, Result, Results
 
 # (attempts, age in seconds, sender was warned) -> (seconds until the next attempt or None, warn now)
@@ -57,9 +57,17 @@ class Settling:
         self._expire = expire  # seconds; told to senders, while `decide` decides
         self._clock = clock
         self._now = now
-        self._log = Logger("mailnode.delivery")
+        self._log = Journal("mailnode.delivery")
 
     def settle(self, entry: Entry, results: Results) -> Deferred[None]:
+        if all(_is_plain(recipient, result) for recipient, result in results.items()):
+            for recipient, result in results.items():
+                self._report(entry, recipient, result)
+            return self._write(Settlement(entry.id, tuple(results.items())))
+        return self._judge(entry, results)
+
+    def _judge(self, entry: Entry, results: Results) -> Deferred[None]:
+        """Something is due again, held, or to be told."""
         now = self._now()
         decisions: dict[int, tuple[float | None, bool]] = {}
         settled: dict[Recipient, Result] = {}
@@ -138,7 +146,10 @@ class Settling:
         return send().addErrback(self._again, lambda: self._sent(send))
 
     def _write(self, settlement: Settlement) -> Deferred[None]:
-        return self._spool.settle(settlement).addErrback(self._again, lambda: self._write(settlement))
+        return self._spool.settle(settlement).addErrback(self._not_written, settlement)
+
+    def _not_written(self, failure: Failure, settlement: Settlement) -> Deferred[None]:
+        return self._again(failure, lambda: self._write(settlement))
 
     def _again(self, failure: Failure, what: Callable[[], Deferred[None] | None]) -> Deferred[None]:
         """The disk refused. Nothing is lost, the recipients stay leased; try until it takes it."""
@@ -156,6 +167,11 @@ class Settling:
             host=f" at {result.host}" if result.host else "",
             reply=str(result.reply),
         )
+
+
+def _is_plain(recipient: Recipient, result: Result) -> bool:
+    """Whether a recipient is done with and nobody is to hear of it: as most are."""
+    return result.outcome is Outcome.DELIVERED and not result.forward and "SUCCESS" not in recipient.notify
 
 
 def _waits(result: Result) -> Result:

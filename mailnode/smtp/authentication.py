@@ -44,7 +44,7 @@ class Authentication(Machine):
             return
         if line == b"*":  # RFC 4954 4
             self._exchange = None
-            self._out.append(replies.AUTH_CANCELLED)
+            self._say(replies.AUTH_CANCELLED)
             return
         octets = sasl.decode(line)
         self._step(None if octets is None else self._exchange.respond(octets))
@@ -52,7 +52,7 @@ class Authentication(Machine):
     def _step(self, step: sasl.Step) -> None:
         if isinstance(step, sasl.Challenge):
             self.state = State.AUTH
-            self._out.append(Reply(334, sasl.encode(step.octets)))
+            self._say(Reply(334, sasl.encode(step.octets)))
         elif isinstance(step, sasl.NeedKeys):
             self._ask(events.AskScramKeys(step.name), self._keys)
         else:
@@ -72,7 +72,7 @@ class Authentication(Machine):
 
     def _auth_answered(self, reply: Reply) -> None:
         self.authenticated = reply.ok
-        self._out.append(reply)
+        self._say(reply)
         if reply.ok or reply.transient:
             return
         self._auth_failures += 1

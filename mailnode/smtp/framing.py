@@ -49,6 +49,10 @@ class Inbound:
             return line
         return line[: limit + 1]
 
+    def verb(self) -> bytes:
+        """The first four octets of the next line, in upper case; empty within a line over its limit."""
+        return b"" if self._overlong else self._octets[self._at : self._at + 4].upper()
+
     def _swallow(self, limit: int) -> None:
         self._overlong = self._overlong or self._octets[self._at : self._at + limit + 1]
         self._octets = b"\r" if self._octets.endswith(b"\r") else b""

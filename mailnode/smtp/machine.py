@@ -38,8 +38,20 @@ class Limits:
     auth_failures: int = 3
 
 
+class Late:
+    """The place of a reply that is decided later, and what was said behind it."""
+
+    __slots__ = ("behind", "reply")
+
+    def __init__(self) -> None:
+        self.reply: Reply | None = None
+        self.behind: list[events.ReceiverEvent] = []
+
+
 class Machine(ABC):
     """The stream: `feed` octets, take `next` until it gives None; `answer` questions."""
+
+    may_postpone = False  # whether the open question may be answered late
 
     def __init__(self, hostname: str, rights: Rights, limits: Limits | None, greet: bool) -> None:
         self.hostname = hostname
@@ -52,6 +64,7 @@ class Machine(ABC):
         self.transaction: Transaction | None = None
         self._inbound = Inbound()
         self._out: deque[events.ReceiverEvent] = deque()
+        self._late: deque[Late] = deque()
         self._asking: Callable[[Any], None] | None = None
         self._errors = 0
         self._idle = 0  # commands since the last message
@@ -89,6 +102,30 @@ class Machine(ABC):
             raise ValueError("no question is open")
         proceed(answer)
 
+    def postpone(self) -> Callable[[Reply], None]:
+        """Leaves the open question, and gives what takes its answer later. Meanwhile commands that may be
+        pipelined are consumed (RFC 2920 3.2: replies keep their order), all others wait.
+
+        ValueError if it must be answered first, `may_postpone` says which.
+        """
+        proceed = self._asking
+        if proceed is None or not self.may_postpone:
+            raise ValueError("no question is open that could be answered late")
+        self._asking = None
+        late = Late()
+        self._late.append(late)
+
+        def decided(reply: Reply) -> None:
+            if late.reply is not None:
+                raise ValueError("it was answered before")
+            late.reply = reply
+            self._decided(reply)
+            while self._late and (first := self._late[0].reply) is not None:
+                self._out.append(first)
+                self._out.extend(self._late.popleft().behind)
+
+        return decided
+
     def refuse(self, reply: Reply) -> None:
         """Ends the channel with `reply` (421): time-out, shutdown, too many connections."""
         if self.state is State.GONE:
@@ -103,21 +140,30 @@ class Machine(ABC):
     def _consume(self) -> bool:
         """Takes what can be taken from the octets that wait; whether there was anything."""
 
+    @abstractmethod
+    def _decided(self, reply: Reply) -> None:
+        """A question was answered late."""
+
+    def _say(self, event: events.ReceiverEvent) -> None:
+        """A reply, or an end, at its place: behind those that are not decided yet."""
+        (self._late[-1].behind if self._late else self._out).append(event)
+
     def _ask(self, question: events.Ask, proceed: Callable[[Any], None]) -> None:
         self._asking = proceed
+        self.may_postpone = False
         self._out.append(question)
 
     def _error(self, reply: Reply) -> None:
         self._errors += 1
-        self._out.append(reply)
+        self._say(reply)
         if self._errors >= self.limits.errors:
             self.refuse(replies.unavailable(self.hostname, "Too many errors"))
 
     def _close(self, reply: Reply) -> None:
         self.state = State.GONE
         self._inbound.take()
-        self._out.append(reply)
-        self._out.append(events.Closed())
+        self._say(reply)
+        self._say(events.Closed())
 
     def _drop_transaction(self) -> None:
         """Ends a transaction without custody (RSET, HELO, QUIT, 421)."""

@@ -36,7 +36,7 @@ class Pairing(Machine):
         if keys is None:
             self._error(replies.BAD_KEYS)
         elif self._nothing_behind():
-            self._ask(events.AskPair(keys), self._out.append)
+            self._ask(events.AskPair(keys), self._say)
 
 
 def parse_keys(argument: str) -> ScramKeys | None:

@@ -25,6 +25,9 @@ from mailnode.smtp.transactions import Transactions
 from mailnode.smtp.turning import WAIT_LEAST, WAIT_MOST, Turning
 
 AUTH_LINE: Final = 12288  # octets (RFC 4954 4)
+AHEAD: Final = 64  # messages whose custody is not decided while others are taken
+# What may follow in a group (RFC 2920 3.1, RFC 3030 4.2), so it is consumed before their replies are known.
+_IN_GROUPS: Final = frozenset((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"RSET"))
 
 
 class Verb(NamedTuple):
@@ -73,7 +76,7 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
             return self._consume_data()
         if self.state is State.CHUNK:
             return self._consume_chunk()
-        if self.state is State.SECURING:
+        if self.state is State.SECURING or (self._late and not self._may_go_ahead()):
             return False
         limit = AUTH_LINE if self.state is State.AUTH else self.limits.line_length
         line = self._inbound.line(limit)
@@ -87,6 +90,10 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
         else:
             self._command(line)
         return True
+
+    def _may_go_ahead(self) -> bool:
+        """Whether the next command means the same whatever the late replies will be."""
+        return len(self._late) < AHEAD and self._inbound.verb() in _IN_GROUPS
 
     def _command(self, line: bytes) -> None:
         words = grammar.split_command(line)
@@ -135,7 +142,7 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
         self.hello = argument
         self.extended = extended
         lines = (self.hostname, *self._keywords()) if extended else self.hostname
-        self._out.append(Reply(250, lines))
+        self._say(Reply(250, lines))
 
     def helo(self, argument: str) -> None:
         self._hello(argument, extended=False)
@@ -169,23 +176,23 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
             self._error(replies.NOT_FOR_YOU)
         elif self._nothing_behind():
             self.state = State.SECURING  # whoever holds the machine says `secured` before it feeds it again
-            self._out.append(replies.READY_FOR_TLS)
+            self._say(replies.READY_FOR_TLS)
             self._out.append(events.StartTls())
 
     def rset(self, _argument: str) -> None:
         self._drop_transaction()
-        self._out.append(replies.OK)
+        self._say(replies.OK)
 
     # ------------------------------------------------------------- questions and help
 
     def noop(self, _argument: str) -> None:
-        self._out.append(replies.OK)
+        self._say(replies.OK)
 
     def vrfy(self, argument: str) -> None:
-        self._ask(events.AskVerify(self._without_utf8(argument)), self._out.append)
+        self._ask(events.AskVerify(self._without_utf8(argument)), self._say)
 
     def expn(self, argument: str) -> None:
-        self._ask(events.AskExpand(self._without_utf8(argument)), self._out.append)
+        self._ask(events.AskExpand(self._without_utf8(argument)), self._say)
 
     def _without_utf8(self, argument: str) -> str:
         """Without the parameter of RFC 6531 3.7.4.2: what we say is ASCII, whatever the client can read."""
@@ -197,13 +204,13 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
             words = [name for name in VERBS if self._may_use(name)]
             rows = [" ".join(words[at : at + 8]) for at in range(0, len(words), 8)]
             first = f"{self.hostname} speaks RFC 821 and RFC 5321. Commands:"
-            self._out.append(Reply(211, (first, *rows, "HELP <command> says more"), "2.0.0"))
+            self._say(Reply(211, (first, *rows, "HELP <command> says more"), "2.0.0"))
             return
         verb = VERBS.get(argument.upper())
         if verb is None or not self._may_use(argument.upper()):
             self._error(replies.NO_SUCH_TOPIC)
         else:
-            self._out.append(Reply(214, verb.syntax, "2.0.0"))
+            self._say(Reply(214, verb.syntax, "2.0.0"))
 
     def _may_use(self, name: str) -> bool:
         if name in Mode.__members__:

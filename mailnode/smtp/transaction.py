@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from mailnode.mail import Path, Reply, Terms
+from mailnode.mail import Mode, Path, Reply, Terms
 from mailnode.smtp import grammar, replies
 from mailnode.smtp.framing import DataReader, LineEnds
 
@@ -32,6 +32,7 @@ class Chunk:
 class Transaction:
     """What the protocol must know of a transaction; all else lies with those who were asked."""
 
+    mode: Mode
     terms: Terms
     tried: int = 0
     recipients: int = 0

@@ -56,14 +56,14 @@ class Transactions(Machine):
         elif not _writable(path, announced.terms.utf8):
             self._error(replies.UTF8_NOT_ASKED)
         elif announced.size > self.limits.message_size:
-            self._out.append(replies.TOO_LARGE)  # RFC 1870 6.1
+            self._say(replies.TOO_LARGE)  # RFC 1870 6.1
         else:
 
             def begun(reply: Reply) -> None:
                 if reply.ok:
-                    self.transaction = Transaction(announced.terms)
+                    self.transaction = Transaction(mode, announced.terms)
                     self.state = State.OPEN
-                self._out.append(reply)
+                self._say(reply)
 
             self._ask(events.AskSender(mode, path, announced.size, announced.terms), begun)
 
@@ -100,9 +100,7 @@ class Transactions(Machine):
             transaction.excess += 1
             if transaction.excess > self.limits.recipients:  # RFC 5321 4.5.3.1.10: who goes on is hostile
                 self._idle += 1
-            self._out.append(
-                replies.TOO_MANY_RECIPIENTS if self.extended else replies.TOO_MANY_RECIPIENTS_821
-            )
+            self._say(replies.TOO_MANY_RECIPIENTS if self.extended else replies.TOO_MANY_RECIPIENTS_821)
         else:
             transaction.tried += 1
             self._ask(events.AskRecipient(path, *wishes), self._recipient_answered)
@@ -113,7 +111,7 @@ class Transactions(Machine):
             self.transaction.recipients += 1
         else:
             self._idle += 1  # whoever tries out names brings no mail
-        self._out.append(reply)
+        self._say(reply)
 
     @property
     def in_mail_data(self) -> bool:
@@ -135,7 +133,7 @@ class Transactions(Machine):
             self._ask(events.AskData(), self._data_answered)
         else:
             self._idle += 1
-            self._out.append(self._no_recipients(transaction))
+            self._say(self._no_recipients(transaction))
 
     def _no_recipients(self, transaction: Transaction) -> Reply:
         # RFC 5321 3.3; with RFC 2920 3.1 a pipelining client depends on the 554. RFC 2033 4.2 has the 503.
@@ -148,7 +146,7 @@ class Transactions(Machine):
             self.state = State.DATA
         else:
             self._drop_transaction()
-        self._out.append(reply)
+        self._say(reply)
 
     @property
     def _normalizes(self) -> bool:
@@ -188,17 +186,25 @@ class Transactions(Machine):
     def _end_of_data(self, transaction: Transaction) -> None:
         self.transaction = None
         self.state = State.IDLE
-        count = transaction.recipients if self.lmtp else 1  # RFC 2033 4.2
         if transaction.refusal is not None:
-            self._out.extend([transaction.refusal] * count)
+            self._say_of(transaction, transaction.refusal)
             return
 
         def decided(reply: Reply) -> None:
-            if reply.ok:
-                self._idle = 0
-            self._out.extend([reply] * count)
+            self._decided(reply)
+            self._say_of(transaction, reply)
 
         self._ask(events.AskCustody(), decided)
+        # What a terminal has shown decides what its sender does next; LMTP has a reply for each recipient.
+        self.may_postpone = transaction.mode is Mode.MAIL and not self.lmtp
+
+    def _say_of(self, transaction: Transaction, reply: Reply) -> None:
+        for _ in range(transaction.recipients if self.lmtp else 1):  # RFC 2033 4.2
+            self._say(reply)
+
+    def _decided(self, reply: Reply) -> None:
+        if reply.ok:
+            self._idle = 0
 
     # ------------------------------------------------------------- BDAT (RFC 3030)
 
@@ -267,9 +273,9 @@ class Transactions(Machine):
         elif transaction.refusal is not None:
             self.transaction = None  # RFC 3030 2: what follows of it is 503
             self.state = State.IDLE
-            self._out.append(transaction.refusal)
+            self._say(transaction.refusal)
         else:
-            self._out.append(Reply(250, f"{chunk.size} octets received", "2.0.0"))
+            self._say(Reply(250, f"{chunk.size} octets received", "2.0.0"))
 
 
 def _writable(path: Path, utf8: bool) -> bool:

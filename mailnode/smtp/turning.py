@@ -54,10 +54,10 @@ class Turning(Machine):
     def _turn_answered(self, reply: Reply) -> None:
         if not reply.ok:
             self._idle += 1
-            self._out.append(reply)
+            self._say(reply)
         elif self._nothing_behind():
             self.state = State.GONE
-            self._out.append(reply)
+            self._say(reply)
             self._out.append(events.Turned())
 
     def xwait(self, argument: str) -> None:
@@ -67,7 +67,7 @@ class Turning(Machine):
             self._error(replies.BAD_WAIT)
         else:
             self._wait = int(argument)
-            self._out.append(replies.OK)
+            self._say(replies.OK)
 
     def etrn(self, argument: str) -> None:
         if not self.rights.etrn:
@@ -75,7 +75,7 @@ class Turning(Machine):
         elif not (argument[:1] == "#" or parse_domain(argument.removeprefix("@"))):
             self._error(replies.BAD_DOMAINS)  # RFC 1985 5.3: a name, @ and all below it, or # and a queue
         else:
-            self._ask(events.AskStart(argument.lower()), self._out.append)
+            self._ask(events.AskStart(argument.lower()), self._say)
 
 
 def _is_fully_qualified(domain: str) -> bool:
