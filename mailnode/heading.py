@@ -44,6 +44,9 @@ class Heading:
         if self._started:
             self._look(piece)
             return b"" if self.too_long else piece
+        if not self._held and len(piece) >= FIRST_LINE and not self._whole:  # as it mostly comes
+            self._held = piece
+            return self._start()
         self._held = self._held + piece if self._held else piece
         return self._start() if self._can_start(len(piece)) else b""
 

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from threading import get_ident
 from typing import Any, Final, TextIO
 
@@ -68,10 +69,16 @@ class LineLog:
         if seconds != self._second:
             self._second, self._date = seconds, _date(seconds)
         system = event.get("log_system")
-        if not system:
-            level = event.get("log_level")
-            system = f"{event.get('log_namespace', '-')}#{level.name if level is not None else '-'}"
-        return f"{self._date} [{printable(str(system))}] {_text(event)}\n"
+        if system:
+            said = printable(str(system))
+        else:
+            said = _system(event.get("log_namespace", "-"), event.get("log_level"))
+        return f"{self._date} [{said}] {_text(event)}\n"
+
+
+@lru_cache(maxsize=256)
+def _system(namespace: object, level: Any) -> str:
+    return printable(f"{namespace}#{level.name if level is not None else '-'}")
 
 
 def _date(seconds: int) -> str:

@@ -296,7 +296,7 @@ class Dispatch:
                 done = self._local(user, job.entry, recipient, sender)
             except Exception:
                 done = fail()
-            done.addErrback(self._unexpected, job.entry).addCallback(delivery.ended, job)
+            done.addCallbacks(delivery.ended, self._unexpected, (job,), {}, (job, delivery))
         elif delivery.result is not None:
             told(job, recipient, delivery.result)
         else:
@@ -311,9 +311,9 @@ class Dispatch:
     def _sender(self, entry: Entry, recipient: Recipient, where: Destination) -> Path:
         return where.reverse_path(recipient.sender or entry.envelope.reverse_path)
 
-    def _unexpected(self, failure: Failure, entry: Entry) -> Result:
-        self._log.failure("{id} could not be delivered", failure, id=entry.id)
-        return Result.later(BROKEN)
+    def _unexpected(self, failure: Failure, job: Job, delivery: Delivery) -> None:
+        self._log.failure("{id} could not be delivered", failure, id=job.entry.id)
+        delivery.ended(Result.later(BROKEN), job)
 
     # ------------------------------------------------------------- this host
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from mailnode.mail import Mode, Path, Reply, Terms
+from mailnode.mail import PLAIN_TERMS, Mode, Path, Reply, Terms
 from mailnode.smtp import grammar, replies
 from mailnode.smtp.framing import DataReader, LineEnds
 
@@ -66,6 +66,10 @@ class Wishes(NamedTuple):
     orcpt: str = ""
 
 
+_NOTHING_SAID: Final = Announced(0, PLAIN_TERMS)
+_NO_WISHES: Final = Wishes()
+
+
 def path_after(argument: str, keyword: str) -> tuple[Path, grammar.Parameters] | None:
     rest = grammar.after_keyword(argument, keyword)
     return None if rest is None else grammar.parse_argument(rest)
@@ -73,6 +77,8 @@ def path_after(argument: str, keyword: str) -> tuple[Path, grammar.Parameters] |
 
 def mail_parameters(parameters: grammar.Parameters) -> Announced | None:
     """What the parameters of MAIL say; None if one is not known or malformed."""
+    if not parameters:
+        return _NOTHING_SAID
     size, body, utf8, ret, envid = 0, "7BIT", False, "", ""
     for keyword, value in parameters.items():
         if value is not None and not value.isascii():
@@ -100,6 +106,8 @@ def mail_parameters(parameters: grammar.Parameters) -> Announced | None:
 
 def recipient_parameters(parameters: grammar.Parameters, utf8: bool) -> Wishes | None:
     """What the parameters of RCPT say; None if one is not known or malformed. `utf8` as in `mail.Terms`."""
+    if not parameters:
+        return _NO_WISHES
     notify: tuple[str, ...] = ()
     orcpt = ""
     for keyword, value in parameters.items():

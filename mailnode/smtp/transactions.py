@@ -280,4 +280,8 @@ class Transactions(Machine):
 
 def _writable(path: Path, utf8: bool) -> bool:
     """Whether a path is allowed to hold what it holds (RFC 6531 3.4)."""
-    return utf8 or (path.local.isascii() and path.domain.isascii() and all(map(str.isascii, path.route)))
+    if utf8:
+        return True
+    return (
+        path.local.isascii() and path.domain.isascii() and (not path.route or "".join(path.route).isascii())
+    )

@@ -48,11 +48,10 @@ _NOTIFY: Final = re.compile(r"NEVER|(?:SUCCESS|FAILURE|DELAY)(?:,(?:SUCCESS|FAIL
 
 def write_text(text: str) -> Text:
     """TEXT where it can be, so that people can read it; a BLOB for what UTF-8 cannot hold."""
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            return text.encode("utf-8", "surrogatepass")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
     return text
 
 
@@ -105,8 +104,8 @@ def unpack(text: str) -> tuple[str, ...]:
     return tuple(parts)
 
 
-def _write_path(path: Path | None) -> Text | None:
-    return None if path is None else write_text(pack((path.local, path.domain, *path.route)))
+def _write_path(path: Path) -> Text:
+    return write_text(pack((path.local, path.domain, *path.route)))
 
 
 def _read_path(value: object) -> Path | None:
@@ -153,14 +152,14 @@ def message_row(id: int, envelope: Envelope, body: Body, arrived: float) -> Row:
     return (
         id,
         envelope.mode.value,
-        write_text(path.local),
-        write_text(path.domain),
-        write_text(pack(path.route)),
+        local if (local := path.local).isascii() else write_text(local),
+        domain if (domain := path.domain).isascii() else write_text(domain),
+        write_text(pack(path.route)) if path.route else "",
         int(terms.eight_bit),
         int(terms.binary),
         int(terms.utf8),
         terms.ret,
-        write_text(terms.envid),
+        write_text(terms.envid) if terms.envid else "",
         envelope.origin.value,
         body.size,
         arrived,
@@ -222,26 +221,28 @@ def recipient_row(
     return (
         message,
         recipient.number,
-        write_text(path.local),
-        write_text(path.domain),
-        write_text(pack(path.route)),
-        write_text(next_host(path)),
+        local if (local := path.local).isascii() else write_text(local),
+        domain if (domain := path.domain).isascii() else write_text(domain),
+        write_text(pack(path.route)) if path.route else "",
+        host if (host := next_host(path)).isascii() else write_text(host),
         recipient.mode.value,
         state.value,
         recipient.attempts,
         due,
         reply,
-        _write_path(recipient.original),
-        _write_path(recipient.sender),
+        None if recipient.original is None else _write_path(recipient.original),
+        None if recipient.sender is None else _write_path(recipient.sender),
         owner,
         0,
         ",".join(recipient.notify),
-        write_text(recipient.orcpt),
+        write_text(recipient.orcpt) if recipient.orcpt else "",
     )
 
 
 def numbered(recipients: tuple[Recipient, ...]) -> tuple[Recipient, ...]:
     """The recipients of a new message with their numbers, from 1."""
+    if len(recipients) == 1 and recipients[0].number == 1:
+        return recipients
     return tuple(
         it
         if it.number == number
