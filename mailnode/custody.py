@@ -10,8 +10,9 @@ What each verb needs (RFC 821 3.4):
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
@@ -30,6 +31,7 @@ from mailnode.interfaces import (
     ISpoolDraft,
     ITerminals,
     Message,
+    RepeatedError,
 )
 from mailnode.mail import (
     Body,
@@ -53,6 +55,7 @@ from mailnode.standing import standing
 NOT_ACTIVE: Final = Reply(450, "User not active now", "4.2.1")
 WILL_MAIL: Final = Reply(250, "User not active now, so will do mail.", "2.1.5")
 NOBODY_REACHED: Final = Reply(451, "No recipient is active now", "4.2.1")
+TAKEN_BEFORE: Final = Reply(250, "OK, it was taken before", "2.0.0")
 NO_MEMORY: Final = Reply(452, "Requested action not taken: too much mail at the moment", "4.3.1")
 NOT_NOW: Final = Reply(451, "Requested action aborted: too much mail at the moment", "4.3.1")  # of DATA
 NO_STORAGE: Final = Reply(452, "Requested action not taken: insufficient system storage", "4.3.1")
@@ -82,7 +85,7 @@ class Store(Protocol):
 
     notices: INotices | None
 
-    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft) -> Deferred[None]: ...
+    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"") -> Deferred[None]: ...
 
 
 @implementer(ICustody)
@@ -91,7 +94,7 @@ class Custody:
 
     __slots__ = (
         *("_house", "_intake", "_client", "_rights", "_mode", "_reverse_path", "_terms", "_addressees"),
-        *("_draft", "_heading", "_head", "_id", "_eight_bit", "_counted", "_dropped"),
+        *("_draft", "_heading", "_head", "_id", "_eight_bit", "_counted", "_dropped", "_once"),
     )
 
     def __init__(
@@ -103,6 +106,7 @@ class Custody:
         mode: Mode,
         reverse_path: Path,
         terms: Terms,
+        once: str,
     ) -> None:
         self._house = house
         self._intake = intake
@@ -117,6 +121,7 @@ class Custody:
         self._id = ""
         self._head = b""  # of the whole message, with our fields
         self._counted = 0  # octets of it that are in memory
+        self._once = once
         self._dropped = False  # there was no room for it: the client is heard out
         whole = client.listener == "submission"  # what its header lacks is added, so it must be known
         self._heading = Heading(self._trace, house.header_size, whole)
@@ -324,7 +329,17 @@ class Custody:
             self._log("taken", recipients=len(recipients), size=size)
             return Reply(250, f"OK, queued as {self._id}", "2.0.0") if self._client.extended else OK
 
-        return self._intake.store(self._id, envelope, draft).addCallback(stored)
+        if not self._once:
+            return self._intake.store(self._id, envelope, draft).addCallback(stored)
+        key = _once_key(self._client, self._once, recipients)
+        return self._intake.store(self._id, envelope, draft, key).addCallbacks(stored, self._repeated)
+
+    def _repeated(self, failure: Failure) -> Reply:
+        """The client did not hear our reply the first time."""
+        failure.trap(RepeatedError)
+        self._out_of_hand()
+        self._log("was taken before")
+        return TAKEN_BEFORE
 
     def _failed(self, failure: Failure) -> Reply:
         self.abort()
@@ -342,3 +357,11 @@ class Custody:
             recipients=recipients,
             size=size,
         )
+
+
+def _once_key(client: Client, once: str, recipients: Sequence[Recipient]) -> bytes:
+    """What a transaction is remembered by: who brought it, what it calls it, and for whom it was accepted. If
+    another recipient is accepted the next time, it is another transaction: none may be lost."""
+    paths = sorted(str(recipient.path) for recipient in recipients)
+    said = "\0".join((client.identity or client.called or client.fingerprint or client.address, once, *paths))
+    return sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]

@@ -70,12 +70,13 @@ class Intake:
         reverse_path: Path,
         size: int,
         terms: Terms = PLAIN_TERMS,
+        once: str = "",
     ) -> ICustody | Reply:
         if self.in_hand.is_full:
             return NO_MEMORY
         if not self.house.spool.has_room(size):
             return NO_STORAGE
-        return Custody(self.house, self, client, rights, mode, reverse_path, terms)
+        return Custody(self.house, self, client, rights, mode, reverse_path, terms, once)
 
     def submit(self, envelope: Envelope, body: Body) -> Deferred[str]:
         spool = self.house.spool
@@ -85,8 +86,8 @@ class Intake:
             draft.write(chunk)
         return self.store(id, envelope, draft).addCallback(lambda _: id)
 
-    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft) -> Deferred[None]:
-        """Into the spool; whoever works it off has it at once if there is room."""
+    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"") -> Deferred[None]:
+        """Into the spool; whoever works it off has it at once if there is room. Errbacks as `accept`."""
         dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
         lease = dispatch is not None and dispatch.has_room()
 
@@ -101,7 +102,7 @@ class Intake:
             elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
                 dispatch.wake()
 
-        return self.house.spool.accept(id, envelope, draft, lease, held).addCallback(stored)
+        return self.house.spool.accept(id, envelope, draft, lease, held, once).addCallback(stored)
 
     def _held(self, envelope: Envelope) -> dict[str, float]:
         """The next hosts for which mail waits to be fetched, and when somebody looks after it: such mail is

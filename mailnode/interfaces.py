@@ -37,8 +37,13 @@ from mailnode.mail import (
 from mailnode.mail import Results as Results
 from mailnode.queued import QueuedMessage as QueuedMessage
 from mailnode.queued import QueuedRecipient as QueuedRecipient
+from mailnode.queued import RepeatedError as RepeatedError
 from mailnode.queued import Selection as Selection
 from mailnode.queued import Settlement as Settlement
+from mailnode.shown import STRANGER as STRANGER
+from mailnode.shown import Message as Message
+from mailnode.shown import Standing as Standing
+from mailnode.shown import Terminal as Terminal
 
 T = TypeVar("T")
 Eventually: TypeAlias = T | Deferred[T]
@@ -156,40 +161,6 @@ class IExchange(Interface):
 # ------------------------------------------------------------------------ terminals
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
-    """A terminal on which a user is logged in."""
-
-    user: str
-    line: str  # "pts/3"
-    kind: str  # "utmp" or "logind": of this host; "attached": opened with `mailnode terminal`
-    accepting: bool  # mesg y
-    since: float  # seconds since the epoch
-    idle: float  # seconds since the last key
-    host: str = ""  # where the user came from
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a message for a terminal comes from, as far as this host has seen it itself."""
-
-    same_host: bool = False  # by a local socket or the loopback network
-    trusted: bool = False  # from a client that may relay
-
-
-STRANGER: Final = Standing()
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """What is to be shown on a terminal, as it came from outside: nothing in it is filtered yet."""
-
-    sender: Path
-    body: bytes  # the head of the message, header included
-    cut: bool = False  # the message is longer than `body`
-    standing: Standing = STRANGER
-
-
 class ITerminals(Interface):
     """Who is logged in, and the way to their screens."""
 
@@ -232,9 +203,16 @@ class IIntake(Interface):
     """Takes custody of messages: the front door for strangers and for our own notices alike."""
 
     def begin(
-        client: Client, rights: Rights, mode: Mode, reverse_path: Path, size: int, terms: Terms = PLAIN_TERMS
+        client: Client,
+        rights: Rights,
+        mode: Mode,
+        reverse_path: Path,
+        size: int,
+        terms: Terms = PLAIN_TERMS,
+        once: str = "",
     ) -> ICustody | Reply:
-        """A transaction, or the 451 or 452 that refuses MAIL. `size` is the declared one (RFC 1870), or 0."""
+        """A transaction, or the 451 or 452 that refuses MAIL. `size` is the declared one (RFC 1870), or 0.
+        One that was taken with the name `once` from this client is not taken again (docs/xonce.md)."""
 
     def submit(envelope: Envelope, body: Body) -> Deferred[str]:
         """Takes a message of our own (a notice) into the spool; fires with its id."""
@@ -279,12 +257,17 @@ class ISpool(Interface):
         """A new empty draft."""
 
     def accept(
-        id: str, envelope: Envelope, draft: ISpoolDraft, lease: bool, held: Mapping[str, float] = NOT_HELD
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        lease: bool,
+        held: Mapping[str, float] = NOT_HELD,
+        once: bytes = b"",
     ) -> Deferred[Entry | None]:
         """Makes the message durable; fires after the commit. Recipients whose next host is in `held` (lower
         case) are HELD, and looked after at the time that it says, in seconds since the epoch. With `lease`
         the others are leased to us at once and handed over as an entry; without, they are QUEUED and due
-        now."""
+        now. Errbacks with RepeatedError if a message was accepted under the key `once` before."""
 
     def claim(limit: int) -> Deferred[list[Entry]]:
         """Leases up to `limit` messages with due recipients, the oldest due first."""

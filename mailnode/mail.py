@@ -368,6 +368,7 @@ class Client:
     fingerprint: str = ""  # "sha256:..." of a verified client certificate
     listener: str = "smtp"  # role of the listener it came in by
     turned: bool = False  # it leads because we called it and turned the line
+    called: str = ""  # then the name by which we called it
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,6 +383,7 @@ class Rights:
     atrn: bool = False  # ATRN is named to it, so that it may prove itself (RFC 2645 4)
     etrn: bool = False
     pair: bool = False  # it holds an invitation: XPAIR, and nothing else
+    once: bool = False  # it may name its transactions, so that none is taken twice (docs/xonce.md)
     mechanisms: tuple[str, ...] = ()  # SASL mechanisms it may use now
     must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
 

@@ -19,6 +19,10 @@ class Settlement:
     look: float = 0.0  # for those HELD: when somebody has to look after them, seconds since the epoch
 
 
+class RepeatedError(Exception):
+    """The message is in custody already: its transaction was taken before, under the same name."""
+
+
 @dataclass(frozen=True, slots=True)
 class Selection:
     """A filter over the spool; an empty field matches all. Ages in seconds, domains in lower case."""

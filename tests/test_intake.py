@@ -9,9 +9,9 @@ import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
+from mailnode.custody import CAME_BACK, HEADER_TOO_LONG, LOOP
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
-from mailnode.custody import CAME_BACK, HEADER_TOO_LONG, LOOP
 from mailnode.intake import Intake
 from mailnode.interfaces import INotices, Results
 from mailnode.mail import (

@@ -127,7 +127,7 @@ class Access:
     def rights(self, client: Client) -> Rights:
         if client.turned:
             # It leads because we called it: nothing was proved, and its address proves nothing either.
-            return Rights(self._modes(trusted=False, authenticated=False))
+            return Rights(self._modes(trusted=False, authenticated=False), once=bool(client.called))
         if client.identity.startswith(INVITED):
             return Rights(modes=(), pair=True)
         authenticated = bool(client.identity)
@@ -140,6 +140,7 @@ class Access:
             verify=trusted,
             expand=trusted,
             turn=bool(peer),
+            once=bool(peer),
             # Named to who is no peer yet, so that it may prove itself (RFC 2645 4).
             atrn=bool(peer or (self._peers and client.listener in AUTH_ONLY)),
             etrn=bool(self._peers) and client.listener in ETRN_HEARD,

@@ -277,9 +277,7 @@ class ReceiverRole:
         if self._draining:
             machine.refuse(replies.unavailable(self._doors.hostname, "Service is going down"))
             return
-        answer = self._doors.intake.begin(
-            client, machine.rights, event.mode, event.reverse_path, event.size, event.terms
-        )
+        answer = self._doors.intake.begin(client, machine.rights, *event)
         if isinstance(answer, Reply):
             machine.answer(answer)
         else:

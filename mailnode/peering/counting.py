@@ -32,9 +32,10 @@ class CountedIntake:
         reverse_path: Path,
         size: int,
         terms: Terms = PLAIN_TERMS,
+        once: str = "",
     ) -> ICustody | Reply:
         self.begun += 1
-        custody = self._intake.begin(client, rights, mode, reverse_path, size, terms)
+        custody = self._intake.begin(client, rights, mode, reverse_path, size, terms, once)
         if isinstance(custody, Reply):
             return custody
         self._open += 1

@@ -22,6 +22,7 @@ class AskSender(NamedTuple):
     reverse_path: Path
     size: int  # declared octets, 0 if not
     terms: Terms = PLAIN_TERMS
+    once: str = ""  # the client's name for this transaction (docs/xonce.md)
 
 
 class AskRecipient(NamedTuple):
@@ -119,7 +120,10 @@ class Write(NamedTuple):
 
 
 class LetterWanted(NamedTuple):
-    """The Sender is ready for the next letter, or for None."""
+    """The Sender is ready for the next letter, or for None. `at_hand`: others are under way, so it takes one
+    that is there now, and waits for none."""
+
+    at_hand: bool = False
 
 
 class WriteBody(NamedTuple):

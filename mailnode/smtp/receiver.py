@@ -162,6 +162,8 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
             words.append("AUTH " + " ".join(rights.mechanisms))
         if rights.turn:
             words += ["TURN", f"XWAIT {WAIT_LEAST} {WAIT_MOST}"]
+        if rights.once:
+            words.append("XONCE")
         if rights.pair:
             words.append("XPAIR")
         words += [word for word, may in (("ATRN", rights.atrn), ("ETRN", rights.etrn)) if may]

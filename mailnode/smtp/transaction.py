@@ -15,6 +15,7 @@ ORCPT_LIMIT: Final = 500  # characters (RFC 3461 4.2)
 
 _NOTIFY: Final = frozenset(("SUCCESS", "FAILURE", "DELAY"))
 _size = re.compile(r"[0-9]{1,20}\Z").match
+_name = re.compile(r"[A-Za-z0-9.-]{1,64}\Z").match
 _address_type = re.compile(r"[A-Za-z0-9-]{1,64}\Z").match
 
 
@@ -57,6 +58,7 @@ class Announced(NamedTuple):
 
     size: int  # declared octets, 0 if not
     terms: Terms
+    once: str = ""  # docs/xonce.md
 
 
 class Wishes(NamedTuple):
@@ -75,11 +77,11 @@ def path_after(argument: str, keyword: str) -> tuple[Path, grammar.Parameters] |
     return None if rest is None else grammar.parse_argument(rest)
 
 
-def mail_parameters(parameters: grammar.Parameters) -> Announced | None:
-    """What the parameters of MAIL say; None if one is not known or malformed."""
+def mail_parameters(parameters: grammar.Parameters, may_name: bool = False) -> Announced | None:
+    """What the parameters of MAIL say; None if one is not known or malformed. `may_name`: XONCE is known."""
     if not parameters:
         return _NOTHING_SAID
-    size, body, utf8, ret, envid = 0, "7BIT", False, "", ""
+    size, body, utf8, ret, envid, once = 0, "7BIT", False, "", "", ""
     for keyword, value in parameters.items():
         if value is not None and not value.isascii():
             return None
@@ -97,11 +99,13 @@ def mail_parameters(parameters: grammar.Parameters) -> Announced | None:
                 if decoded is None:
                     return None
                 envid = decoded
+            case "XONCE", name if may_name and _name(name):
+                once = name
             case "AUTH", text if text:  # RFC 4954 5; taken and not relied on
                 pass
             case _:
                 return None
-    return Announced(size, Terms(body == "8BITMIME", body == "BINARYMIME", utf8, ret, envid))
+    return Announced(size, Terms(body == "8BITMIME", body == "BINARYMIME", utf8, ret, envid), once)
 
 
 def recipient_parameters(parameters: grammar.Parameters, utf8: bool) -> Wishes | None:

@@ -50,7 +50,7 @@ class Transactions(Machine):
             self._error(replies.BAD_PATH)
             return
         path, parameters = parsed
-        announced = mail_parameters(parameters)
+        announced = mail_parameters(parameters, self.rights.once)
         if announced is None or (parameters and not self.extended):
             self._error(replies.BAD_PARAMETER)
         elif not _writable(path, announced.terms.utf8):
@@ -65,7 +65,7 @@ class Transactions(Machine):
                     self.state = State.OPEN
                 self._say(reply)
 
-            self._ask(events.AskSender(mode, path, announced.size, announced.terms), begun)
+            self._ask(events.AskSender(mode, path, *announced), begun)
 
     @abstractmethod
     def _authenticate_first(self) -> Reply:

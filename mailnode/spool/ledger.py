@@ -10,7 +10,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import compress, groupby
 from typing import Any, Final, NamedTuple
 
 from mailnode.interfaces import QueuedMessage, Selection, Settlement
@@ -18,6 +18,7 @@ from mailnode.mail import PLAIN_TERMS, Body, Entry, Envelope, Mode, Outcome, Rec
 from mailnode.spool import ids
 from mailnode.spool.errors import CorruptRowError
 from mailnode.spool.rows import (
+    ARRIVED,
     MESSAGE_COLUMNS,
     RECIPIENT_COLUMNS,
     UNREADABLE,
@@ -76,16 +77,22 @@ _HOLD = """UPDATE recipient SET state = 'held', due = ?, reply = ?,
     owner = NULL, recovered = 0 WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
 _UNTRIED = """UPDATE recipient SET state = 'queued', due = ?,
     owner = NULL WHERE message = ? AND number = ? AND +state = 'leased' AND owner = ?"""
+_TAKE = "INSERT INTO taken (key, at) VALUES (?, ?) ON CONFLICT DO NOTHING"
 _RELEASE = """UPDATE recipient SET state = 'queued', due = ?, owner = NULL, recovered = 1
     WHERE +state = 'leased' AND owner IS ? RETURNING message"""
 
 
 class Acceptance(NamedTuple):
-    """A message on its way into the tables."""
+    """A message on its way into the tables; with a key, only if nothing was accepted under it."""
 
     message: Row
     recipients: list[Row]
     entry: Entry | None = None
+    once: bytes = b""
+
+
+class Repeated(NamedTuple):
+    """What became of an acceptance whose key was there."""
 
 
 class Claimed(NamedTuple):
@@ -106,10 +113,24 @@ class Ledger:
 
     # ------------------------------------------------------------------ in and out
 
-    def accept(self, acceptances: Sequence[Acceptance]) -> None:
-        """Inserts messages with their recipients."""
-        self._insert("message", [it.message for it in acceptances])
-        self._insert("recipient", [row for it in acceptances for row in it.recipients])
+    def accept(self, acceptances: Sequence[Acceptance]) -> list[Entry | Repeated | None]:
+        """Inserts messages with their recipients, but for those that are repeated; gives their entries."""
+        if any(it.once for it in acceptances):
+            fresh = [not it.once or self._is_first(it) for it in acceptances]
+        else:
+            fresh = [True] * len(acceptances)
+        new = list(compress(acceptances, fresh))
+        self._insert("message", [it.message for it in new])
+        self._insert("recipient", [row for it in new for row in it.recipients])
+        return [it.entry if first else Repeated() for it, first in zip(acceptances, fresh, strict=True)]
+
+    def _is_first(self, it: Acceptance) -> bool:
+        arrived = it.message[ARRIVED]
+        return bool(self._execute(_TAKE, (it.once, arrived)).rowcount)
+
+    def forget_taken(self, before: float) -> None:
+        """Forgets the keys of what was accepted before a time: nobody repeats that any more."""
+        self._execute("DELETE FROM taken WHERE at < ?", (before,))
 
     def _insert(self, table: str, rows: Sequence[Row]) -> None:
         places = "(" + ",".join("?" * len(rows[0])) + ")" if rows else ""

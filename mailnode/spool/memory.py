@@ -16,6 +16,7 @@ from mailnode.interfaces import (
     ISpoolDraft,
     QueuedMessage,
     QueuedRecipient,
+    RepeatedError,
     Selection,
     Settlement,
 )
@@ -133,6 +134,7 @@ class MemorySpool:
         self._ids = ids.Ids(clock, randbits)
         self._messages: dict[str, _Message] = {}
         self._size = 0  # octets of all bodies
+        self._taken: set[bytes] = set()
         self._closed = False
 
     # ------------------------------------------------------------------ new messages
@@ -160,18 +162,26 @@ class MemorySpool:
         draft: ISpoolDraft,
         lease: bool,
         held: Mapping[str, float] = NOT_HELD,
+        once: bytes = b"",
     ) -> Deferred[Entry | None]:
-        """Takes the message; its entry if something of it is leased to us."""
+        """Takes the message; its entry if something of it is leased to us. RepeatedError if something was
+        accepted under the key `once` before; keys are remembered as long as the spool lives."""
         if not isinstance(draft, MemoryDraft):
             raise TypeError("the draft of another spool")
         try:
-            return succeed(self._accept(id, envelope, draft, lease, held))
-        except (OSError, ValueError) as error:
+            return succeed(self._accept(id, envelope, draft, lease, held, once))
+        except (OSError, ValueError, RepeatedError) as error:
             draft.discard()
             return fail(error)
 
     def _accept(
-        self, id: str, envelope: Envelope, draft: MemoryDraft, lease: bool, held: Mapping[str, float]
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: MemoryDraft,
+        lease: bool,
+        held: Mapping[str, float],
+        once: bytes,
     ) -> Entry | None:
         ids.parse(id)
         if not envelope.recipients:
@@ -182,7 +192,11 @@ class MemorySpool:
             raise SpoolError(errno.EEXIST, "there is such a message")
         if not self.has_room(draft.size):
             raise SpoolError(errno.ENOSPC, "the spool is full")
+        if once in self._taken:
+            raise RepeatedError
         now, body = self._clock(), draft.finish()
+        if once:
+            self._taken.add(once)
         state = State.LEASED if lease else State.QUEUED
         rows = {it.number: _Row(it, state, now) for it in numbered(envelope.recipients)}
         for row in rows.values():

@@ -21,6 +21,7 @@ MESSAGE_COLUMNS: Final = (  # the body last: whoever does not want it leaves the
     "id, mode, local, domain, route, eight_bit, binary, utf8, ret, envid, "
     "origin, size, arrived, warned, file, body"
 )
+ARRIVED: Final = MESSAGE_COLUMNS.split(", ").index("arrived")
 RECIPIENT_COLUMNS: Final = (
     "message, number, local, domain, route, next_host, mode, state, attempts, due, reply, original, sender, "
     "owner, recovered, notify, orcpt"

@@ -92,6 +92,14 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         # All rows: costs a microsecond a message, and finds what is leased for a host, too.
         "CREATE INDEX recipient_host ON recipient (next_host, message)",
     ),
+    (
+        # Which transactions were taken, of those clients that name them (docs/xonce.md).
+        """CREATE TABLE taken (
+            key BLOB PRIMARY KEY,       -- a digest of client, name and recipients
+            at REAL NOT NULL            -- seconds since the epoch
+        ) WITHOUT ROWID""",
+        "CREATE INDEX taken_at ON taken (at)",
+    ),
 )
 
 

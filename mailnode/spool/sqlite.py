@@ -11,13 +11,21 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from mailnode.batch import Batch, BatchNow, BatchThread
-from mailnode.interfaces import NOT_HELD, ISpool, ISpoolDraft, QueuedMessage, Selection, Settlement
+from mailnode.interfaces import (
+    NOT_HELD,
+    ISpool,
+    ISpoolDraft,
+    QueuedMessage,
+    RepeatedError,
+    Selection,
+    Settlement,
+)
 from mailnode.mail import Body, Entry, Envelope
 from mailnode.spool import ids, schema
 from mailnode.spool.bodies import BodyStore, sync_folder
 from mailnode.spool.draft import Draft, report
 from mailnode.spool.errors import SpoolError
-from mailnode.spool.ledger import Acceptance, Claimed, Ledger
+from mailnode.spool.ledger import Acceptance, Claimed, Ledger, Repeated
 from mailnode.spool.locks import Owners, SoleLock, locked
 from mailnode.spool.rows import State, message_row, next_host, numbered, recipient_row
 from mailnode.spool.selection import rule
@@ -30,6 +38,7 @@ LONGEST: Final = 6 * 3600.0  # seconds; longer than any retry interval
 GATHER: Final = 0.001  # seconds that the writer waits for more while many write: one sync for all of them
 _ROOM_AGE: Final = 1.0  # seconds that a look at the free space is good for
 _DEAD_AGE: Final = 60.0  # seconds between looks for owners that died with leases
+TAKEN_KEPT: Final = 30 * 86400.0  # seconds that the keys of what was accepted once are remembered
 
 _log = Logger()
 
@@ -149,9 +158,10 @@ class SqliteSpool:
         draft: ISpoolDraft,
         lease: bool,
         held: Mapping[str, float] = NOT_HELD,
+        once: bytes = b"",
     ) -> Deferred[Entry | None]:
         """Makes the message durable; fires after the commit, with its entry if something of it is leased
-        to us."""
+        to us. RepeatedError if something was accepted under the key `once` before."""
         if not isinstance(draft, Draft):
             raise TypeError("the draft of another spool")
         try:
@@ -167,9 +177,9 @@ class SqliteSpool:
             draft.discard()
             return fail(error)
         if isinstance(body, Body):
-            return self._commit(number, envelope, body, lease, held)
+            return self._commit(number, envelope, body, lease, held, once)
         answer: Deferred[Entry | None] = Deferred()  # whoever cancels it does not take the body away
-        committed = self._commit_file(number, envelope, draft, body, lease, held)
+        committed = self._commit_file(number, envelope, draft, body, lease, held, once)
         Deferred.fromCoroutine(committed).chainDeferred(answer)
         return answer
 
@@ -181,9 +191,10 @@ class SqliteSpool:
         body: Deferred[Body],
         lease: bool,
         held: Mapping[str, float],
+        once: bytes,
     ) -> Entry | None:
         try:
-            entry = await self._commit(number, envelope, await body, lease, held)
+            entry = await self._commit(number, envelope, await body, lease, held, once)
         except Exception:
             await draft.refused()
             raise
@@ -191,7 +202,7 @@ class SqliteSpool:
         return entry
 
     def _commit(
-        self, number: int, envelope: Envelope, body: Body, lease: bool, held: Mapping[str, float]
+        self, number: int, envelope: Envelope, body: Body, lease: bool, held: Mapping[str, float], once: bytes
     ) -> Deferred[Entry | None]:
         now = self._clock()
         recipients = numbered(envelope.recipients)
@@ -208,7 +219,8 @@ class SqliteSpool:
             entry = Entry(ids.show(number), leased, body, now)
             state, owner = State.LEASED, self._owners.owner
         rows += [recipient_row(number, it, state, now, "", owner) for it in recipients]
-        return self._writer.submit(Acceptance(message, rows, entry))
+        committed = self._writer.submit(Acceptance(message, rows, entry, once))
+        return committed.addCallback(_first) if once else committed
 
     # ------------------------------------------------------------------ leases
 
@@ -218,6 +230,7 @@ class SqliteSpool:
         if not 0 <= now - self._looked_for_dead < _DEAD_AGE:
             self._looked_for_dead = now
             self._release(lambda ledger, dead: dead).addErrback(report)
+            self._change(lambda ledger: ledger.forget_taken(now - TAKEN_KEPT)).addErrback(report)
         return self._lease(lambda ledger: ledger.claim(now, self._longest, limit))
 
     def claim_held(
@@ -333,6 +346,12 @@ def _batch(
     if call_from_thread is None:
         return BatchNow(transactions.work)
     return BatchThread(name, transactions.work, call_from_thread, gather=GATHER)
+
+
+def _first(entry: Entry | Repeated | None) -> Entry | None:
+    if isinstance(entry, Repeated):
+        raise RepeatedError
+    return entry
 
 
 def _nothing() -> None:

@@ -130,11 +130,9 @@ def _results(ledger: Ledger, operations: Sequence[Operation]) -> Iterator[Any]:
 def _commuting(ledger: Ledger, run: Sequence[Acceptance | Settle]) -> Iterable[Any]:
     acceptances = [operation for operation in run if isinstance(operation, Acceptance)]
     settlements = [(operation.id, operation.settlement) for operation in run if isinstance(operation, Settle)]
-    if acceptances:
-        ledger.accept(acceptances)
+    entries = ledger.accept(acceptances) if acceptances else []
     if not settlements:
-        return [operation.entry for operation in acceptances]
-    gone = iter(
-        ledger.settle(settlements, max(operation.now for operation in run if isinstance(operation, Settle)))
-    )
-    return [operation.entry if isinstance(operation, Acceptance) else next(gone) for operation in run]
+        return entries
+    latest = max(operation.now for operation in run if isinstance(operation, Settle))
+    accepted, gone = iter(entries), iter(ledger.settle(settlements, latest))
+    return [next(accepted) if isinstance(operation, Acceptance) else next(gone) for operation in run]
