@@ -343,6 +343,9 @@ class ILetters(Interface):
     def next() -> Eventually[Letter | None]:
         """The next letter, None when there is none left."""
 
+    def at_hand() -> Letter | None:
+        """As `next`, but None where it would have to wait."""
+
     def settle(letter: Letter, results: Results, host: str) -> None:
         """What became of each recipient of a letter that `next` gave."""
 

@@ -217,7 +217,7 @@ class SenderFactory(Factory):
         doors = replace(doors, limits=replace(doors.limits, commands=ENDLESS))
         if how.wait:
             doors = replace(doors, patience=2 * how.wait)
-        client = Client(address=address, turned=True, called=self._host, tls=channel.tls)
+        client = Client(address=address, turned=True, called=self._host or address, tls=channel.tls)
         return ReceiverRole(channel, doors, client, _one_turn_only)
 
 

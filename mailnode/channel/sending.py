@@ -19,13 +19,14 @@ from zope.interface import implementer
 from mailnode.channel.channel import Channel, Role
 from mailnode.channel.tls import ClientTls, UntrustedError
 from mailnode.channel.tls import reason as tls_reason
-from mailnode.interfaces import ILetters
-from mailnode.mail import CHUNK, Letter, Recipient, Reply, Result
+from mailnode.interfaces import Eventually, ILetters
+from mailnode.mail import CHUNK, Letter, Recipient, Reply, Result, Results
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.framing import Stuffer
-from mailnode.smtp.script import BLOCK_PATIENCE, Plan
+from mailnode.smtp.script import Plan
 from mailnode.smtp.sender import Sender
+from mailnode.smtp.steps import BLOCK_PATIENCE
 
 TIMED_OUT = Reply(451, "The host did not answer in time", "4.4.2")
 CONNECTION_LOST = Reply(451, "The connection was lost", "4.4.2")
@@ -125,8 +126,8 @@ class SenderRole:
         self._turn_to = turn_to
         self._log = log or Logger("mailnode.channel")
         self._machine = Sender(plan)
-        self._letter: Letter | None = None
-        self._unsettled: set[Recipient] = set()
+        self._unsettled: dict[int, tuple[Letter, set[Recipient]]] = {}  # by the letter's identity
+        self._written: list[bytes] = []
         self._wanted: Deferred[Letter | None] | None = None
         self._streaming = False
         self._running = False
@@ -187,8 +188,17 @@ class SenderRole:
                 self._obey(event)
         finally:
             self._running = False
+        self._flush()
         if patiently:
             self._expect()
+
+    def _flush(self) -> None:
+        """All that was said in one go leaves in one write."""
+        if self._written:
+            octets = b"".join(self._written)
+            self._written.clear()
+            if not self._over:
+                self._channel.write(octets)
 
     def _expect(self) -> None:
         if not self._over and not self._streaming:
@@ -197,24 +207,24 @@ class SenderRole:
 
     def _obey(self, event: events.SenderEvent) -> None:
         if isinstance(event, events.Write):
-            if not self._over:
-                self._channel.write(event.octets)
+            self._written.append(event.octets)
         elif isinstance(event, events.LetterWanted):
-            self._next_letter()
+            self._next_letter(event.at_hand)
         elif isinstance(event, events.WriteBody):
             self._stream(event.letter, event.chunk)
         elif isinstance(event, events.StartTls):
             self._secure()
         elif isinstance(event, events.Settled):
-            self._unsettled.difference_update(event.results)
-            self._letters.settle(event.letter, event.results, self._host)
+            self._settled(event.letter, event.results)
         else:
             self._finish(event)
 
     # ------------------------------------------------------------- letters
 
-    def _next_letter(self) -> None:
-        letter = None if self._draining or self._over else self._letters.next()
+    def _next_letter(self, at_hand: bool) -> None:
+        letter: Eventually[Letter | None] = None
+        if not (self._draining or self._over):
+            letter = self._letters.at_hand() if at_hand else self._letters.next()
         if isinstance(letter, Deferred):
             self._wanted = letter
             letter.addCallbacks(self._came, self._none_came)
@@ -237,15 +247,23 @@ class SenderRole:
         self._run()
 
     def _give(self, letter: Letter | None) -> None:
-        self._letter = letter
-        self._unsettled = set(letter.recipients) if letter is not None else set()
+        if letter is not None:
+            self._unsettled[id(letter)] = (letter, set(letter.recipients))
         if self._machine.wants_letter:
             self._machine.give(letter)
+
+    def _settled(self, letter: Letter, results: Results) -> None:
+        _, unsettled = self._unsettled[id(letter)]
+        unsettled.difference_update(results)
+        if not unsettled:
+            del self._unsettled[id(letter)]
+        self._letters.settle(letter, results, self._host)
 
     def _secure(self) -> None:
         if self._over:
             return
         assert self._tls is not None
+        self._flush()
         verified = self._plan.tls == "verified"
         self._channel.secure(self._tls.client.creator(self._tls.name, verified, self._tls.pin))
         self._machine.secured()
@@ -254,6 +272,7 @@ class SenderRole:
         """Sends the mail data; a body in memory goes out in one write."""
         if self._over:
             return
+        self._flush()
         stuffer = None if chunk else Stuffer()
         data = letter.body.data
         if data is not None and letter.body.size <= CHUNK:
@@ -279,11 +298,10 @@ class SenderRole:
     # ------------------------------------------------------------- the end of the role
 
     def _finish(self, ended: Ended) -> None:
-        if self._letter is not None and self._unsettled:
-            reply = ended.reply if ended.reply.transient else CONNECTION_LOST
-            later = {recipient: Result.later(reply, self._host) for recipient in self._unsettled}
-            self._letters.settle(self._letter, later, self._host)
-            self._unsettled = set()
+        self._flush()
+        reply = ended.reply if ended.reply.transient else CONNECTION_LOST
+        for letter, unsettled in list(self._unsettled.values()):
+            self._settled(letter, dict.fromkeys(unsettled, Result.later(reply, self._host)))
         self._letters.close()
         if ended.ending is Ending.TURNED and self._machine.pending:
             # What came with the 250 was said before the turn took effect: it is not obeyed.

@@ -73,6 +73,8 @@ class Line:
         self.open[parcel.letter] = parcel
         return parcel.letter
 
+    at_hand = next
+
     def settle(self, letter: Letter, results: Results, host: str) -> None:
         parcel = self.open[letter]
         named = {recipient: replace(result, host=host) for recipient, result in results.items()}

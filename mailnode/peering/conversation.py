@@ -36,6 +36,9 @@ class NoLetters:
     def next(self) -> Eventually[Letter | None]:
         return None
 
+    def at_hand(self) -> Letter | None:
+        return None
+
     def settle(self, letter: Letter, results: Results, host: str) -> None:
         raise ValueError("nothing was given")
 

@@ -90,6 +90,15 @@ class HeldLetters:
         self._claim()
         return wanted
 
+    def at_hand(self) -> Letter | None:
+        if not self._waiting or self._closed or len(self._refused) >= REFUSALS:
+            if self._more and not self._closed:
+                self._claim()
+            return None
+        if self._more and len(self._waiting) <= AT_ONCE // 2:
+            self._claim()
+        return self._hand_over()
+
     def peek(self) -> Deferred[bool]:
         """Whether there is a letter; it is kept for `next`. Before the first `next` only."""
         looked: Deferred[bool] = Deferred()

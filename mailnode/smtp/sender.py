@@ -4,6 +4,8 @@ Rules:
 - Commands of a group go out at once where PIPELINING was offered (RFC 2920), else one after another.
 - A reply counts only if its command was said before it came. Replies that wait when all commands are
   answered and another is to be said break the protocol: canned answers never mark a letter as delivered.
+- Groups that go ahead leave without waiting; all replies that have come are read before another group is
+  said, so the rule holds for them too.
 - `patience` is how long the next octets may take (RFC 1123 5.3.2); whoever holds the machine keeps time.
 """
 
@@ -16,22 +18,23 @@ from mailnode.mail import Letter, Reply
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending, StartTls
 from mailnode.smtp.replies import ProtocolError, ReplyReader
-from mailnode.smtp.script import (
+from mailnode.smtp.script import Plan, conversation
+from mailnode.smtp.steps import (
     BLOCK_PATIENCE,
     COMMAND_PATIENCE,
     END_PATIENCE,
     GREETING_PATIENCE,
     QUIT_PATIENCE,
+    Ahead,
     BodyOf,
     Command,
     Farewell,
     Greeting,
+    Heard,
     Next,
     Peer,
-    Plan,
     Script,
     Settle,
-    conversation,
 )
 
 MAX_GROUP: Final = 128  # commands on their way at once
@@ -49,13 +52,16 @@ class Sender:
         self._reader = ReplyReader()
         self._out: deque[events.SenderEvent] = deque()
         self._script: Script = conversation(plan, self.peer)
-        self._waiting: Greeting | list[Command] | StartTls | Next | BodyOf | Farewell | None = None
+        self._waiting: Greeting | list[Command] | StartTls | Next | BodyOf | Heard | Farewell | None = None
         self._answers: list[Reply | None] = []
         self._said = 0  # commands of the group that are on their way or answered
         self._body_written = True
         self._asked_for_life = False
         self._given: list[Letter | None] = []  # a letter that came before the reply to a NOOP
         self._handshaking = False  # TLS has begun and nothing has come through it yet
+        self._ahead: deque[int] = deque()  # of each group that is ahead: how many replies are its
+        self._unheard = 0  # replies to them that have not come
+        self._replies: deque[Reply] = deque()  # that have come, and are not told
         self._ended = False
         self._begin(None)
 
@@ -136,6 +142,8 @@ class Sender:
     def _read(self) -> bool:
         """Takes one reply to where it belongs; whether there was one."""
         waiting = self._waiting
+        if isinstance(waiting, Heard):
+            return self._hear()
         reply = self._reader.next()
         if reply is None:
             return False
@@ -159,6 +167,29 @@ class Sender:
         else:
             raise ProtocolError("a reply came before its command")
         return True
+
+    def _hear(self) -> bool:
+        """Takes all replies that have come to groups ahead, and tells those to the oldest one."""
+        replies, size = self._replies, self._ahead[0]
+        while not self._is_leaving and (reply := self._reader.next()) is not None:
+            self.heard += 1
+            self._unheard -= 1
+            if self._unheard < 0:
+                raise ProtocolError("a reply came before its command")
+            replies.append(reply)
+        if len(replies) - self._is_leaving >= size:
+            self._ahead.popleft()
+            self._resume([replies.popleft() for _ in range(size)])
+        elif self._is_leaving:
+            self._end(Ended(Ending.BROKEN, replies[-1]))
+        else:
+            return False
+        return True
+
+    @property
+    def _is_leaving(self) -> bool:
+        """Whether the last reply that was taken is a 421: nothing counts behind it (RFC 821 4.2.1)."""
+        return bool(self._replies) and self._replies[-1].code == 421
 
     def _refused_in_the_middle(self, reply: Reply) -> None:
         """Some hosts refuse mail data as soon as they know (552, 554), and close: that is their verdict. The
@@ -211,21 +242,26 @@ class Sender:
             except StopIteration as stop:
                 self._end(stop.value)
                 return
-            if not isinstance(step, Settle):
+            if isinstance(step, Settle):
+                self._out.append(events.Settled(step.letter, step.results))
+            elif isinstance(step, Ahead):
+                self._go_ahead(step.group)
+            else:
                 break
-            self._out.append(events.Settled(step.letter, step.results))
             value = None
         if isinstance(step, Farewell):
             self._need_silence()
         self._waiting = step
         if isinstance(step, Next):
             self.patience = COMMAND_PATIENCE
-            self._out.append(events.LetterWanted())
+            self._out.append(events.LetterWanted(step.at_hand))
         elif isinstance(step, BodyOf):
             self._need_silence()
             self._body_written = False
             self.patience = BLOCK_PATIENCE
             self._out.append(events.WriteBody(step.letter))
+        elif isinstance(step, Heard):
+            self.patience = END_PATIENCE
         elif isinstance(step, Farewell):
             self.patience = QUIT_PATIENCE
             self._out.append(events.Write(b"QUIT\r\n"))
@@ -235,6 +271,16 @@ class Sender:
         elif isinstance(step, list):
             self._answers, self._said = [], 0
             self._go_on(step)
+
+    def _go_ahead(self, group: list[Command]) -> None:
+        """Says a group at once, with its body, which is in memory."""
+        if not self._ahead:
+            self._need_silence()
+        self._ahead.append(len(group))
+        self._unheard += len(group)
+        octets = "".join(f"{command.line}\r\n" for command in group).encode()
+        chunk = group[-1].chunk
+        self._out.append(events.Write(octets + (chunk.body.data or b"" if chunk is not None else b"")))
 
     def _need_silence(self) -> None:
         if not self._reader.idle:

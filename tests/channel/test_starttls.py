@@ -111,6 +111,8 @@ class Letters:
     def next(self) -> Letter | None:
         return self.waiting.pop(0) if self.waiting else None
 
+    at_hand = next
+
     def settle(self, letter: Letter, results: Any, host: str) -> None:
         self.results += results.values()
 

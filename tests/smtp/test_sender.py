@@ -9,8 +9,9 @@ import pytest
 from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient, Reply, Terms
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
-from mailnode.smtp.script import Peer, Plan
+from mailnode.smtp.script import Plan
 from mailnode.smtp.sender import Sender
+from mailnode.smtp.steps import Peer
 
 SMITH = Path("smith", "usc.example")
 JONES, GREEN, BROWN = (Recipient(Path(name, "mit.example")) for name in ("jones", "green", "brown"))

@@ -10,16 +10,16 @@ from mailnode.mail import Body, Letter, Mode, Path, Recipient, Reply
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.sasl import plain_response
-from mailnode.smtp.script import (
+from mailnode.smtp.script import Plan
+from mailnode.smtp.sender import Sender
+from mailnode.smtp.steps import (
     BLOCK_PATIENCE,
     COMMAND_PATIENCE,
     DATA_PATIENCE,
     END_PATIENCE,
     GREETING_PATIENCE,
     QUIT_PATIENCE,
-    Plan,
 )
-from mailnode.smtp.sender import Sender
 
 LETTER = Letter(
     Mode.MAIL, Path("smith", "usc.example"), (Recipient(Path("jones", "mit.example")),), Body.of(b"Hi\r\n")

@@ -10,8 +10,10 @@ import pytest
 from mailnode.mail import Body, Letter, Mode, Path, Recipient, Reply, Terms
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
-from mailnode.smtp.script import BLOCK_PATIENCE, CHUNK, END_PATIENCE, Plan
+from mailnode.smtp.giving import CHUNK
+from mailnode.smtp.script import Plan
 from mailnode.smtp.sender import Sender
+from mailnode.smtp.steps import BLOCK_PATIENCE, END_PATIENCE
 
 SMITH = Path("smith", "usc.example")
 JONES, GREEN, BROWN = (Recipient(Path(name, "mit.example")) for name in ("jones", "green", "brown"))

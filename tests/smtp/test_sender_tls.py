@@ -9,8 +9,9 @@ import pytest
 from mailnode.mail import Body, Letter, Mode, Path, Recipient, Reply
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending, StartTls
-from mailnode.smtp.script import COMMAND_PATIENCE, Plan
+from mailnode.smtp.script import Plan
 from mailnode.smtp.sender import Sender
+from mailnode.smtp.steps import COMMAND_PATIENCE
 
 LETTER = Letter(
     Mode.MAIL, Path("smith", "usc.example"), (Recipient(Path("jones", "mit.example")),), Body.of(b"Hi\r\n")
