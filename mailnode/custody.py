@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from hashlib import sha256
+from hashlib import blake2b
 from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred, fail, gatherResults, succeed
@@ -364,4 +364,4 @@ def _once_key(client: Client, once: str, recipients: Sequence[Recipient]) -> byt
     another recipient is accepted the next time, it is another transaction: none may be lost."""
     paths = sorted(str(recipient.path) for recipient in recipients)
     said = "\0".join((client.identity or client.called or client.fingerprint or client.address, once, *paths))
-    return sha256(said.encode("utf-8", "surrogatepass")).digest()[:16]
+    return blake2b(said.encode("utf-8", "surrogatepass"), digest_size=16).digest()

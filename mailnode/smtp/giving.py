@@ -48,8 +48,6 @@ def give_all(peer: Peer) -> Generator[Step, object, None]:
         else:
             yield from _give(letter, peer)
             letter = None
-    if letter is not None:
-        yield Settle(letter, dict.fromkeys(letter.recipients, NEXT_SESSION))
 
 
 # ----------------------------------------------------------------------- many at once

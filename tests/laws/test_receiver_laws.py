@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from typing import TypeAlias
@@ -18,6 +19,7 @@ from mailnode.smtp.sasl.keys import derive, proof
 MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "EXTERNAL")
 RIGHTS = Rights(modes=tuple(Mode), relay=True, mechanisms=MECHANISMS)
 LIMITS = Limits(message_size=40, recipients=3, errors=6, commands=12)
+ROOMY = replace(LIMITS, errors=1000, commands=1000)
 
 # SCRAM-SHA-256 of leaf, whose secret is "secret", with the nonces "abc" and "nonce"
 CLIENT_KEY, KEYS = derive("secret", b"salt", 4096)
@@ -82,6 +84,8 @@ TEXT = [
 
 OPENING = b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n"
 
+BY_GROUPS = b"EHLO a\r\n" + 3 * (b"MAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nBDAT 4 LAST\r\nHi\r\n")
+
 # A line at a time, half of it a likely conversation, so that transactions really happen.
 LINE = st.sampled_from(COMMANDS).map(lambda line: line + b"\r\n")
 TRANSACTION = st.builds(
@@ -141,9 +145,11 @@ def pieces(octets: bytes, cuts: list[int]) -> list[bytes]:
 class Holder:
     """Holds a Receiver as a channel does, and answers question n by choice n after delay n."""
 
-    def __init__(self, choices: list[int], delays: list[int], kind: Kind = (False, False)) -> None:
+    def __init__(
+        self, choices: list[int], delays: list[int], kind: Kind = (False, False), limits: Limits = LIMITS
+    ) -> None:
         lmtp, normalize = kind
-        self.receiver = Receiver("mit.example", RIGHTS, LIMITS, lmtp=lmtp, normalize=normalize)
+        self.receiver = Receiver("mit.example", RIGHTS, limits, lmtp=lmtp, normalize=normalize)
         self.receiver.nonce = lambda: "nonce"  # type: ignore[method-assign]
         self.choices = choices
         self.delays = delays
@@ -186,6 +192,45 @@ class Holder:
             self.wait = 0
             self.run()
         return stream(self.told)
+
+
+class Postponing(Holder):
+    """Postpones the question of custody where it may, and decides some of those that wait at each arrival, in
+    an order of its own."""
+
+    def __init__(self, choices: list[int], order: list[int], kind: Kind) -> None:
+        super().__init__(choices, [0], kind, ROOMY)
+        self.order = order
+        self.waiting: list[tuple[Callable[[Reply], None], Reply]] = []
+        self.steps = 0
+
+    def answer(self) -> None:
+        if not isinstance(self.question, events.AskCustody) or not self.receiver.may_postpone:
+            super().answer()
+            return
+        reply = ANSWERS[events.AskCustody][self.choices[self.asked % len(self.choices)]]
+        assert isinstance(reply, Reply)
+        self.asked += 1
+        self.question = None
+        self.waiting.append((self.receiver.postpone(), reply))
+
+    def arrive(self, octets: bytes) -> None:
+        super().arrive(octets)
+        self.steps += 1
+        if self.order[self.steps % len(self.order)] < 5:
+            self.decide_one()
+
+    def decide_one(self) -> None:
+        if self.waiting:
+            decide, reply = self.waiting.pop(self.order[self.steps % len(self.order)] % len(self.waiting))
+            decide(reply)
+            self.run()
+
+    def decide_all(self) -> None:
+        self.run()
+        while self.waiting:
+            self.steps += 1
+            self.decide_one()
 
 
 def stream(told: list[events.ReceiverEvent]) -> list[str]:
@@ -246,6 +291,28 @@ def test_late_answers_change_nothing(
     for piece in pieces(octets, cuts):
         late.arrive(piece)
     assert late.finish() == prompt.finish()
+
+
+@settings(max_examples=250, deadline=None)
+@given(SCRIPTS, CUTS, CHOICES, st.lists(st.integers(0, 9), min_size=1, max_size=8), KINDS)
+@example(BY_GROUPS, [], [0], [9], (False, False))
+def test_custody_that_is_decided_late_gives_the_same_replies(
+    octets: bytes, cuts: list[int], choices: list[int], order: list[int], kind: Kind
+) -> None:
+    """In whatever order it is decided for messages that are taken meanwhile."""
+    octets = spoken(octets, kind[0])
+    prompt = Holder(choices, [0], kind, ROOMY)
+    prompt.arrive(octets)
+    late = Postponing(choices, order, kind)
+    for piece in pieces(octets, cuts):
+        late.arrive(piece)
+    late.decide_all()
+    assert [repr(it) for it in late.told if isinstance(it, Reply | events.Closed)] == [
+        repr(it) for it in prompt.told if isinstance(it, Reply | events.Closed)
+    ]
+    assert stream([it for it in late.told if not isinstance(it, Reply)]) == stream(
+        [it for it in prompt.told if not isinstance(it, Reply)]
+    )
 
 
 @settings(max_examples=100, deadline=None)
