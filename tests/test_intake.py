@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from twisted.internet.defer import Deferred, fail, succeed
 from zope.interface import implementer
 
-from mailnode.custody import CAME_BACK, HEADER_TOO_LONG, LOOP
+from mailnode.custody import CAME_BACK, HEADER_TOO_LONG, LOOP, TAKEN_BEFORE
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.intake import Intake
@@ -97,8 +98,9 @@ class House:
         terms: Terms = PLAIN_TERMS,
         client: Client = CLIENT,
         sender: Path = SMITH,
+        once: str = "",
     ) -> Reply:
-        custody = self.intake.begin(client, ALL, mode, sender, 0, terms)
+        custody = self.intake.begin(client, ALL, mode, sender, 0, terms, once)
         assert not isinstance(custody, Reply)
         for it in to or (JONES,):
             it = it if isinstance(it, Recipient) else Recipient(it)
@@ -334,3 +336,45 @@ def test_a_notice_that_cannot_be_kept_does_not_bring_the_message_again(house: Ho
     house.notices.broken = True
     assert house.give(HEADER, SUCCESS, mode=Mode.SEND).ok
     assert len(house.terminals.shown) == 1
+
+
+# ------------------------------------------------------------------ XONCE (docs/xonce.md)
+
+HUB = Client("192.0.2.1", extended=True, turned=True, called="hub")
+
+
+def test_a_transaction_that_was_taken_under_its_name_is_not_taken_again(house: House) -> None:
+    first, second = (house.give(HEADER, client=HUB, once="abc-1") for _ in range(2))
+    assert first.ok and first != TAKEN_BEFORE
+    assert second == TAKEN_BEFORE
+    assert len(house.taken()) == 1
+
+
+@pytest.mark.parametrize(
+    ("client", "once", "to"),
+    [
+        (HUB, "abc-2", JONES),
+        (replace(HUB, called="other"), "abc-1", JONES),
+        (Client("192.0.2.1", identity="hub2"), "abc-1", JONES),
+        (Client("192.0.2.1", fingerprint="sha256:aa"), "abc-1", JONES),
+        (Client("192.0.2.1"), "abc-1", JONES),
+        (HUB, "abc-1", Path("brown", "mit.example")),  # who was refused the first time must not be lost
+    ],
+)
+def test_another_name_client_or_recipient_is_another_transaction(
+    house: House, client: Client, once: str, to: Path
+) -> None:
+    assert house.give(HEADER, client=HUB, once="abc-1").ok
+    assert house.give(HEADER, to, client=client, once=once) != TAKEN_BEFORE
+    assert len(house.taken()) == 2
+
+
+def test_who_gives_no_name_may_say_the_same_thing_twice(house: House) -> None:
+    assert TAKEN_BEFORE not in [house.give(HEADER, client=HUB) for _ in range(2)]
+    assert len(house.taken()) == 2
+
+
+def test_the_order_of_recipients_makes_no_other_transaction(house: House) -> None:
+    brown = Path("brown", "mit.example")
+    assert house.give(HEADER, JONES, brown, client=HUB, once="a").ok
+    assert house.give(HEADER, brown, JONES, client=HUB, once="a") == TAKEN_BEFORE
