@@ -202,9 +202,9 @@ class SenderFactory(Factory):
         def first(channel: Channel) -> Role:
             turn_to = (lambda held, how: self._receive(held, how, address)) if self._doors else None
             host = self._host or address
-            private = channel.tls or not address or is_loopback(address)
+            private = not address or is_loopback(address) or (channel.tls and self._plan.known)
             tls = self._plan.tls if self._tls and not channel.tls else "none"  # not TLS within TLS
-            plan = replace(self._plan, private=private, tls=tls)
+            plan = replace(self._plan, private=private, secure=channel.tls, tls=tls)
             return SenderRole(channel, plan, self._letters, host, self._ended, turn_to, tls=self._tls)
 
         return Channel(self._clock, first, self._lost, self._trace)

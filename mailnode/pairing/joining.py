@@ -139,6 +139,7 @@ class Joining:
             name=identity(token.name, token.id),
             secret=token.password,
             tls="required",
+            known=True,
             pair=format_keys(keys_of(secret, self._random)),
         )
         try:
@@ -163,7 +164,12 @@ class Joining:
     def _our_plan(self, secret: bytes) -> Plan:
         wait = int(WAIT.removesuffix("s"))
         return Plan(
-            self._home.hostname, name=self._token.name, secret=said(secret), tls="required", wait=wait
+            self._home.hostname,
+            name=self._token.name,
+            secret=said(secret),
+            tls="required",
+            known=True,
+            wait=wait,
         )
 
     def _reach(self, plan: Plan, verify: bool = False) -> Called:

@@ -48,6 +48,11 @@ class Call:
         return " ".join([self.command, *([",".join(self.domains)] if self.command == "ATRN" else [])]).strip()
 
     @property
+    def is_known(self) -> bool:
+        """Whether the certificate of the host is looked at; "verified" is asked of the conversation."""
+        return bool(self.fingerprint) or self.endpoint.startswith("tls:")
+
+    @property
     def by_itself(self) -> bool:
         """Whether it is made without being told to."""
         return self.every is not None or self.wait > 0

@@ -141,6 +141,7 @@ class Conversation:
             wait=call.wait,
             tls=call.tls,
             certificate=certificate,
+            known=call.is_known,
         )
 
     def _pass_on(self, speaker: str, octets: bytes) -> None:

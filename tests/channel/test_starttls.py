@@ -423,9 +423,26 @@ def test_a_client_certificate_is_known_as_soon_as_the_handshake_is_over(
 
 @pytest.mark.parametrize("secret", ["secret", "wrong"])
 def test_our_own_secret_is_said_under_tls_only(server: ServerTls, secret: str) -> None:
-    plan = replace(OPPORTUNISTIC, name="leaf", secret=secret)
+    plan = replace(OPPORTUNISTIC, name="leaf", secret=secret, known=True)
     house, letters = House(), Letters(letter())
     line = Line(house, server).send(letters, plan)
     assert [how.ending for how in line.ended] == [Ending.DONE if secret == "secret" else Ending.REFUSED]
     assert [client.identity for client in house.senders] == (["leaf"] if secret == "secret" else [])
     assert plain_response("leaf", secret) not in line.on_the_wire
+
+
+@pytest.mark.parametrize(("known", "ending"), [(True, Ending.DONE), (False, Ending.REFUSED)])
+def test_under_tls_from_the_start_our_secret_is_said_to_a_host_that_is_known_alone(
+    server: ServerTls, known: bool, ending: Ending
+) -> None:
+    """As with the endpoints tls:, which looks at the certificate, and ssl:, which does not."""
+    house, letters = House(), Letters()
+    line = Line(house, server, tls="implicit")
+    caller = line.caller(letters, Plan("leaf.example", name="leaf", secret="secret", known=known), None)
+    end = line.wire.caller
+    end.protocol = caller
+    end.startTLS(ClientTls().creator(HUB, False))
+    caller.makeConnection(end)
+    line.wire.called.connect(line.called())
+    line.run()
+    assert [how.ending for how in line.ended] == [ending]

@@ -60,9 +60,9 @@ class Connection:
     def refuse(self) -> None:
         self.connected.errback(Failure(ConnectionRefusedError("nobody there")))
 
-    def up(self, *replies: str) -> Connection:
+    def up(self, *replies: str, address: str = "192.0.2.1") -> Connection:
         """The connection is there, and says this, one after another."""
-        self.protocol = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 25))
+        self.protocol = self.factory.buildProtocol(IPv4Address("TCP", address, 25))
         self.transport.protocol = self.protocol
         lost = self.protocol.connectionLost
 
@@ -146,6 +146,35 @@ class Desk:
 @pytest.fixture
 def desk(house: Any) -> Desk:
     return Desk(house)
+
+
+# ------------------------------------------------------------------------ secrets
+
+
+@pytest.mark.parametrize(
+    ("changes", "address", "told"),
+    [
+        ({}, "192.0.2.1", False),
+        ({}, "127.0.0.1", True),
+        ({"tls": "none"}, "192.0.2.1", False),
+        ({"endpoint": "ssl:hub:465"}, "192.0.2.1", False),
+    ],
+)
+def test_the_password_itself_is_said_to_no_host_that_may_be_another(
+    desk: Desk, changes: dict[str, Any], address: str, told: bool
+) -> None:
+    desk.use(replace(HUB, user="leaf", secret="open sesame", **changes))
+    results = desk.dial()
+    connection = desk.connections[0].up(address=address)
+    connection.say("220 hub\r\n")
+    said = connection.say("250-hub\r\n250 AUTH PLAIN LOGIN\r\n")
+    if told:
+        assert said == ["AUTH PLAIN AGxlYWYAb3BlbiBzZXNhbWU="]
+        return
+    assert said == ["QUIT"]
+    connection.say("221 bye\r\n")
+    connection.cut()
+    assert results[0].reply.code == 504 and 'tls = "verified"' in str(results[0].reply)
 
 
 # ------------------------------------------------------------------------ when
