@@ -166,7 +166,8 @@ class SenderFactory(Factory):
     """Channels on which this host sends `letters`, for use with a client endpoint.
 
     With `plan.turn` the line is turned when the letters are given; then `doors` receive, and whoever is
-    at the other end has a stranger's rights. `ended` is told once how each conversation ended.
+    at the other end has a stranger's rights. `ended` is told once how each conversation ended. With
+    `implicit`, which needs `tls`, TLS begins with the first octet, and `plan.tls` says with whom.
     """
 
     noisy = False
@@ -185,9 +186,11 @@ class SenderFactory(Factory):
         tls: ClientTls | None = None,
         tls_name: str = "",
         tls_pin: str = "",
+        implicit: bool = False,
     ) -> None:
         self._plan = plan
         self._tls = Tls(tls, tls_name or host, tls_pin) if tls is not None else None
+        self._implicit = implicit
         self._letters = letters
         self._clock = clock
         self._ended = ended
@@ -202,7 +205,12 @@ class SenderFactory(Factory):
         def first(channel: Channel) -> Role:
             turn_to = (lambda held, how: self._receive(held, how, address)) if self._doors else None
             host = self._host or address
-            private = not address or is_loopback(address) or (channel.tls and self._plan.known)
+            known = self._plan.known
+            if self._implicit and self._tls is not None:
+                verified = self._plan.tls == "verified"
+                channel.secure(self._tls.client.creator(self._tls.name, verified, self._tls.pin))
+                known = known or verified
+            private = not address or is_loopback(address) or (channel.tls and known)
             tls = self._plan.tls if self._tls and not channel.tls else "none"  # not TLS within TLS
             plan = replace(self._plan, private=private, secure=channel.tls, tls=tls)
             return SenderRole(channel, plan, self._letters, host, self._ended, turn_to, tls=self._tls)

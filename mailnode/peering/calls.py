@@ -39,6 +39,7 @@ class Call:
     command: str = "TURN"  # or ATRN, ETRN
     domains: tuple[str, ...] = ()  # for ATRN, where () means all that are ours, and for ETRN
     wait: int = 0  # seconds between signs of life on an open line; 0: no line is kept open
+    implicit: bool = False  # TLS from the first octet
 
     @property
     def turn(self) -> str:

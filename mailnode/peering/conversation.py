@@ -92,6 +92,7 @@ class Conversation:
             tls=self._tls,
             tls_name=self.call.tls_name,
             tls_pin=self.call.fingerprint,
+            implicit=self.call.implicit,
         )
         try:
             connecting = cast("Deferred[Channel]", self._connect(self.call.endpoint).connect(factory))

@@ -40,7 +40,7 @@ NEXT_SESSION: Final = Result(
     Outcome.UNTRIED, Reply(452, "The host takes no more messages in one session", "4.5.3")
 )
 UNKNOWN_HOST: Final = (
-    'The host wants the password itself, and nothing has proved that it is the right one: that needs '
+    "The host wants the password itself, and nothing has proved that it is the right one: that needs "
     'tls = "verified", or its fingerprint'
 )
 

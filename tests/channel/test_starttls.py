@@ -446,3 +446,42 @@ def test_under_tls_from_the_start_our_secret_is_said_to_a_host_that_is_known_alo
     line.wire.called.connect(line.called())
     line.run()
     assert [how.ending for how in line.ended] == [ending]
+
+
+@pytest.mark.parametrize("tls", ["required", "verified"])
+def test_a_call_by_implicit_tls_is_tls_from_the_first_octet(
+    server: ServerTls, authority: Any, tls: str
+) -> None:
+    """The password goes to who is verified, and to nobody else, as behind STARTTLS."""
+    house, letters = House(), Letters(letter())
+    plan = Plan("leaf.example", tls=tls, name="leaf", secret="secret")
+    line = Line(house, server, tls="implicit")
+    line.send(letters, plan, ClientTls(str(authority.roots)), implicit=True)
+    assert [how.ending for how in line.ended] == [Ending.DONE if tls == "verified" else Ending.REFUSED]
+    assert [client.identity for client in house.senders] == (["leaf"] if tls == "verified" else [])
+    assert b"SMTP" not in line.on_the_wire and b"STARTTLS" not in line.on_the_wire
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_call_by_implicit_tls_is_made_to_the_certificate_that_is_pinned_alone(
+    server: ServerTls, pinned: bool
+) -> None:
+    house, letters = House(), Letters(letter())
+    pin = fingerprint_of(server.leaf) if pinned else "sha256:" + "0" * 64
+    line = Line(house, server, tls="implicit")
+    line.send(letters, replace(OPPORTUNISTIC, tls="required"), tls_pin=pin, implicit=True)
+    if pinned:
+        assert [how.ending for how in line.ended] == [Ending.DONE] and len(house.bodies) == 1
+        return
+    (how,) = line.ended
+    # Not INSECURE, which would be called again without TLS where that is opportunistic.
+    assert how.ending is Ending.BROKEN and how.reply.status == "4.7.5"
+    assert "another than the one that is known" in str(how.reply)
+    assert not house.senders and len(letters.waiting) == 1
+
+
+def test_a_host_without_tls_is_told_nothing_by_implicit_tls(server: ServerTls) -> None:
+    house, letters = House(), Letters(letter())
+    line = Line(house, server, tls="none").send(letters, implicit=True)
+    assert [how.ending for how in line.ended] == [Ending.BROKEN]
+    assert b"EHLO" not in line.on_the_wire and not house.senders and len(letters.waiting) == 1
