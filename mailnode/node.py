@@ -39,6 +39,7 @@ from mailnode.delivery.notices import Notices
 from mailnode.delivery.relay import Relay
 from mailnode.delivery.settling import Settling
 from mailnode.descriptors import Descriptors, count_descriptors, descriptor_limit
+from mailnode.directory.directory import Directory
 from mailnode.in_hand import BoundedIntake
 from mailnode.intake import Intake
 from mailnode.mail import Path
@@ -101,6 +102,7 @@ class House:
         self._receivers: list[ReceiverFactory] = []
         self._furnished = False
         self.passwords: Passwords | None = None
+        self._directory: Directory
         self._backoff = Backoff(time.monotonic)
         self.peering: Peering
         self.dialing: Dialing
@@ -133,7 +135,7 @@ class House:
             self.mailbox.stop()  # when what it has in hand is written
         reactor, spool, hostname = self._reactor, self.spool, configuration.host
         self.configuration = configuration
-        directory = build_directory(configuration)
+        directory = self._directory = build_directory(configuration)
         self.routing = build_routing(configuration, directory)
         self.terminals = self.terminal_room.furnish(
             configuration, lambda name: directory.account(name) is not None
@@ -196,6 +198,7 @@ class House:
             self._backoff,
             [dial.user for dial in configuration.dial if dial.user],
             pairing,
+            self._directory.is_user,
         )
         limits = configuration.limits
         return Doors(

@@ -140,9 +140,8 @@ def test_who_stands_in_between_with_any_certificate_is_told_no_password(server_t
     line = House().answered(plan, letters, tls=ClientTls())
     line.say(b"220 else.example\r\n")
     assert line.say(b"250-else.example\r\n250 STARTTLS\r\n") == [b"STARTTLS"]
-    line.say(b"220 go\r\n")
+    line.end.write(b"220 go\r\n")
     line.end.startTLS(server_tls.creator)
-    line.wire.runs()
     assert line.say(b"") == [b"EHLO mit.example"]
     assert line.say(b"250-else.example\r\n250 AUTH PLAIN LOGIN\r\n") == [b"QUIT"]
     line.say(b"221 bye\r\n")
