@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
@@ -100,6 +101,7 @@ class House:
         self._privileged = privileged
         self.dispatch: Dispatch | None = None
         self._receivers: list[ReceiverFactory] = []
+        self._hosts: Counter[str] = Counter()  # the connections of each, to all listeners
         self._furnished = False
         self.passwords: Passwords | None = None
         self._directory: Directory
@@ -273,6 +275,7 @@ class House:
             listener=Listener(listen.role, listen.tls or "none", listen.bare_newlines == "normalize"),
             connections=limits.connections,
             connections_per_host=limits.connections_per_host,
+            hosts=self._hosts,
         )
         self._receivers.append(factory)
         gate = Gate(factory, self.configuration.host, self._refusal, listen.tls == "implicit")

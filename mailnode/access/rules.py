@@ -99,7 +99,7 @@ class Access:
     Without `secrets` nobody can authenticate but by certificate. `backoff` remembers the hosts that failed;
     give the same one again when the rules are made anew. `callers` are names under which we call others:
     their secrets are known there, so nobody proves anything by them here. A name that is no peer must be that
-    of a user, whom `is_user` knows, whatever secrets are kept: who was taken out of the configuration is nobody.
+    of a user, whom `is_user` knows: who was taken out of the configuration is nobody, whatever is kept.
     Without `invited` nobody proves to hold an invitation. ValueError for a network or a word that is none.
     """
 

@@ -60,7 +60,7 @@ class ReceiverFactory(Factory):
     """Channels on which this host receives, until a peer turns the line.
 
     `connections` and `connections_per_host` bound how many are open at once; one more gets 421. Of IPv6
-    hosts those of one /64 count together.
+    hosts those of one /64 count together. Listeners that share `hosts` count their hosts together.
     """
 
     noisy = False
@@ -73,6 +73,7 @@ class ReceiverFactory(Factory):
         listener: Listener | None = None,
         connections: int = 1000,
         connections_per_host: int = 50,
+        hosts: Counter[str] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.doors = doors
@@ -81,7 +82,7 @@ class ReceiverFactory(Factory):
         self._connections = connections
         self._per_host = connections_per_host
         self._trace = trace
-        self._hosts: Counter[str] = Counter()
+        self._hosts: Counter[str] = Counter() if hosts is None else hosts
         self._channels: dict[Channel, str] = {}
         self._all_gone: Deferred[None] | None = None
         self._log = Logger("mailnode.channel")
