@@ -111,6 +111,10 @@ class Conversation:
         connecting.addBoth(clear).addCallbacks(self._connected, self._failed)
         return self._over
 
+    def use(self, doors: Doors) -> None:
+        """The configuration has changed: the next message that the host brings is taken by it."""
+        self._counted.use(doors.intake)
+
     def hang_up(self) -> None:
         """Ends the call at the next moment at which nothing is lost by it."""
         self._hung_up = True
