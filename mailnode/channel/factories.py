@@ -60,7 +60,8 @@ class ReceiverFactory(Factory):
     """Channels on which this host receives, until a peer turns the line.
 
     `connections` and `connections_per_host` bound how many are open at once; one more gets 421. Of IPv6
-    hosts those of one /64 count together. Listeners that share `hosts` count their hosts together.
+    hosts those of one /64 count together. Listeners that share `hosts` count their hosts together. Where the
+    421 would have to be said by TLS nothing is said.
     """
 
     noisy = False
@@ -87,11 +88,13 @@ class ReceiverFactory(Factory):
         self._all_gone: Deferred[None] | None = None
         self._log = Logger("mailnode.channel")
 
-    def buildProtocol(self, addr: IAddress | None) -> Channel:
+    def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         host = host_of(addr)
         counted = counted_as(host)
         refusal = self._refusal(counted)
         listener = self._listener
+        if refusal is not None and listener.tls == "implicit":
+            return None  # whoever does not shake hands would keep a place by being refused one
 
         def first(channel: Channel) -> Role:
             doors = self.doors

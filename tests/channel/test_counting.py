@@ -13,6 +13,7 @@ from zope.interface import implementer
 
 from mailnode.channel.factories import ReceiverFactory, counted_as
 from mailnode.channel.receiving import Doors
+from mailnode.channel.receiving import Listener as Listening
 from mailnode.interfaces import IAccess
 from mailnode.mail import Client, Rights
 
@@ -73,6 +74,17 @@ def test_a_host_counts_together_at_listeners_that_share_the_count() -> None:
     assert second.connect("192.0.2.2")[0] == other.connect("192.0.2.1")[0] == 220
     wire.loseConnection()
     assert [listener.connect("192.0.2.1")[0] for listener in (second, first)] == [220, 421]
+
+
+def test_nobody_is_kept_waiting_for_tls_to_be_refused_under_it() -> None:
+    anything: Any = Anybody()
+    doors = Doors("mit.example", anything, anything, anything)
+    address = IPv4Address("TCP", "192.0.2.1", 1)
+    for tls, refused in (("implicit", True), ("starttls", False)):
+        factory = ReceiverFactory(doors, Clock(), listener=Listening(tls=tls), connections_per_host=1)
+        assert factory.buildProtocol(address) is not None
+        assert (factory.buildProtocol(address) is None) is refused
+        assert factory.open == 1 + (not refused)
 
 
 def test_the_addresses_of_one_ipv6_network_count_together() -> None:
