@@ -7,7 +7,8 @@ Invariants:
 - Of each letter every recipient gets one result, unless the conversation ends first; then it gets none.
 - What is written is whole lines of printable text, in ASCII but for letters that need UTF-8.
 - No command is said before the greeting, and not more of them than replies and one group allow.
-- A secret goes out in the clear only where nobody can read it; nothing said before TLS counts under it.
+- A secret goes out in the clear only where nobody can read it, under TLS only to a host that is known.
+- Nothing said before TLS counts under it.
 - The end is told once, and nothing after it; what waits is never more than one reply line.
 """
 
@@ -138,7 +139,7 @@ class Holder:
                     self._body_gone()
             elif isinstance(event, events.StartTls):
                 assert self.sender.pending == b"" and self.plan.tls != "none"
-                self.private = True
+                self.private = self.private or self.plan.known or self.plan.tls == "verified"
                 self.sender.secured()
             elif isinstance(event, events.Settled):
                 self._settled(event)

@@ -21,6 +21,7 @@ from mailnode.configuration.decoding import ERRORS, Problems, decode_configurati
 from mailnode.configuration.dropins import FOLDERS, DropIn, files_in, format_drop_in, tables_of, with_drop_ins
 from mailnode.configuration.dropins import SIZE as DROP_IN_SIZE
 from mailnode.configuration.dropins import file_of as drop_in_file
+from mailnode.configuration.endpoints import Where, where_of
 from mailnode.configuration.sections import (
     Configuration,
     Dial,
@@ -60,11 +61,13 @@ __all__ = [
     "Terminals",
     "Tls",
     "Users",
+    "Where",
     "drop_in_file",
     "find",
     "format_drop_in",
     "load",
     "parse",
+    "where_of",
 ]
 
 DEFAULT_ENDPOINT: Final = ServerEndpoint("tcp:2525:interface=127.0.0.1")

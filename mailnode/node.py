@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, TypeVar, cast
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.endpoints import clientFromString
 from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
@@ -39,6 +41,7 @@ from mailnode.delivery.notices import Notices
 from mailnode.delivery.relay import Relay
 from mailnode.delivery.settling import Settling
 from mailnode.descriptors import Descriptors, count_descriptors, descriptor_limit
+from mailnode.directory.directory import Directory
 from mailnode.in_hand import InHand
 from mailnode.intake import Intake
 from mailnode.mail import Path
@@ -99,8 +102,10 @@ class House:
         self._privileged = privileged
         self.dispatch: Dispatch | None = None
         self._receivers: list[ReceiverFactory] = []
+        self._hosts: Counter[str] = Counter()  # the connections of each, to all listeners
         self._furnished = False
         self.passwords: Passwords | None = None
+        self._directory: Directory
         self._backoff = Backoff(time.monotonic)
         self.peering: Peering
         self.dialing: Dialing
@@ -113,6 +118,7 @@ class House:
         self.server_tls: ServerTls | None = None
         self.client_tls: ClientTls
         self.renew_tls(configuration)
+        self.configuration = configuration
         self.spool = SqliteSpool(
             configuration.data, reactor.callFromThread, time.time, longest=build_retry(configuration).longest
         )
@@ -131,9 +137,11 @@ class House:
         """Everything that follows from the configuration; called again on SIGHUP."""
         if self._furnished:
             self.mailbox.stop()  # when what it has in hand is written
+        as_it_was = structs.replace(self.configuration, peer=configuration.peer, dial=configuration.dial)
+        others_alone = as_it_was == configuration
         reactor, spool, hostname = self._reactor, self.spool, configuration.host
         self.configuration = configuration
-        directory = build_directory(configuration)
+        directory = self._directory = build_directory(configuration)
         self.routing = build_routing(configuration, directory)
         self.terminals = self.terminal_room.furnish(
             configuration, lambda name: directory.account(name) is not None
@@ -167,7 +175,7 @@ class House:
             receiver.doors = self.doors
             receiver.limit(limits.connections, limits.connections_per_host)
         calls = [build_call(configuration, dial, self.passwords) for dial in configuration.dial]
-        self.dialing.use(calls, self.doors, self.client_tls)
+        self.dialing.use(calls, self.doors, self.client_tls, others_alone=others_alone)
         if self._furnished and self.dispatch is not None:
             self.dispatch.wake()
         self._furnished = True
@@ -180,6 +188,7 @@ class House:
             self.peering.use(peers, self.routing, settling, keeping=keeping, routed=routed)
         else:
             more: dict[str, Any] = {"clock": self._reactor, "keeping": keeping, "routed": routed}
+            more["secret_of"] = self._secret_of
             self.peering = Peering(peers, self.spool, self.routing, settling, time.time, **more)
             self.dialing = Dialing(
                 self.peering.outgoing, self._connect, self._reactor, random.random, is_full=self._is_full
@@ -196,6 +205,7 @@ class House:
             self._backoff,
             [dial.user for dial in configuration.dial if dial.user],
             pairing,
+            self._directory.is_user,
         )
         limits = configuration.limits
         return Doors(
@@ -270,6 +280,7 @@ class House:
             listener=Listener(listen.role, listen.tls or "none", listen.bare_newlines == "normalize"),
             connections=limits.connections,
             connections_per_host=limits.connections_per_host,
+            hosts=self._hosts,
         )
         self._receivers.append(factory)
         gate = Gate(factory, self.configuration.host, self._refusal, listen.tls == "implicit")
@@ -359,6 +370,13 @@ class House:
         if self.passwords is not None and self.passwords.path == path:
             return self.passwords  # it reads its file again by itself
         return Passwords(path, self._in_thread)
+
+    def _secret_of(self, name: str) -> object:
+        """What is kept of a peer's secret: to be compared, and for nothing else."""
+        try:
+            return self.passwords.kept(name) if self.passwords is not None else None
+        except OSError:
+            return None
 
     def _in_thread(self, work: Callable[[], T], /) -> Deferred[T]:
         return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), work)

@@ -158,10 +158,11 @@ def build_call(configuration: Configuration, dial: Dial, passwords: Passwords | 
         secret,
         dial.outbound,
         dial.every,
-        "required" if dial.fingerprint and dial.tls == "opportunistic" else dial.tls,
+        "required" if (dial.fingerprint or dial.implicit) and dial.tls == "opportunistic" else dial.tls,
         certified_name(dial.endpoint, dial.name),
         str(dial.fingerprint or ""),
         dial.command,
         domains or (tuple(configuration.domains) if dial.command == "ETRN" else ()),
         max(1, round(dial.wait)) if dial.wait is not None else 0,
+        dial.implicit,
     )

@@ -334,6 +334,21 @@ allow = ["address"]
             'routes."x.example"',
             "ssl: verifies nobody",
         ),
+        (
+            "[[dial]]\nname='a'\nendpoint='ssl:a.example:465'\ntls='verified'",
+            "dial[0].tls",
+            "ssl: verifies nobody",
+        ),
+        (
+            "[[dial]]\nname='a'\nendpoint='tcp:a.example:465'\nimplicit=true\ntls='none'",
+            "dial[0].implicit",
+            "without effect",
+        ),
+        (
+            "[[dial]]\nname='a'\nendpoint='tls:a.example:465'\nimplicit=true",
+            "dial[0].implicit",
+            "write tcp:",
+        ),
         ("[routes]\n'x.example' = 5", 'routes."x.example"', "expected a text"),
         ("[[listen]]\nendpoint='tcp:1'\ntls='starttls'", "listen[0].tls", "needs a certificate"),
         ("[[listen]]\nendpoint='tcp:1'\ntls='implicit'", "listen[0].tls", "needs a certificate"),
@@ -346,6 +361,9 @@ allow = ["address"]
         ("[[listen]]\nendpoint='tcp:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
         ("[[listen]]\nendpoint='tcp:port=25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
         ("[[listen]]\nendpoint='haproxy:tcp:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
+        ("[[listen]]\nendpoint='tcp6:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
+        ("[[listen]]\nendpoint='tcp:interface=127.0.0.1:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
+        ("[[listen]]\nendpoint='tcp:1'\n[[listen]]\nendpoint='tcp:1'", "listen[1].endpoint", "the same as"),
         (
             "[[listen]]\nendpoint='tcp:1'\nrole='lmtp'\nbare_newlines='normalize'",
             "listen[0].bare_newlines",
@@ -379,7 +397,7 @@ allow = ["address"]
         (
             f"[[dial]]\nname='a'\nendpoint='ssl:a:1'\nfingerprint='sha256:{'0' * 64}'",
             "dial[0].fingerprint",
-            "write tcp: for STARTTLS",
+            "write tcp:, for STARTTLS or with implicit",
         ),
         ("[[listen]]\nendpoint='tcp:1'\nrole='odmr'", "listen[0].role", "nobody could log in"),
     ],
@@ -504,3 +522,9 @@ def test_every_key_that_is_not_yet_there_is_tested() -> None:
 
 def test_a_flood_of_errors_is_cut() -> None:
     assert len(errors("[routes]\n" + "".join(f"a{n} = 'x'\n" for n in range(5000)))) == 200
+
+
+@pytest.mark.parametrize("endpoint", ["tcp:0", "tcp:port=0:interface=127.0.0.1", "tcp6:0", "haproxy:tcp:0"])
+def test_listeners_with_port_0_are_not_the_same(endpoint: str) -> None:
+    text = f"[[listen]]\nendpoint = '{endpoint}'\n" * 2
+    assert [str(one.endpoint) for one in read(text).listen] == [endpoint] * 2

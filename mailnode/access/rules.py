@@ -74,6 +74,10 @@ class Invited(Protocol):
         """The keys of the invitation that `identity` names, None if there is none."""
 
 
+def _anybody(_name: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class PeerRule:
     """How a peer proves itself: by AUTH under its name, by a client certificate, by its address.
@@ -94,8 +98,9 @@ class Access:
 
     Without `secrets` nobody can authenticate but by certificate. `backoff` remembers the hosts that failed;
     give the same one again when the rules are made anew. `callers` are names under which we call others:
-    their secrets are known there, so nobody proves anything by them here. Without `invited` nobody proves to
-    hold an invitation. ValueError for a network or a word that is none.
+    their secrets are known there, so nobody proves anything by them here. A name that is no peer must be that
+    of a user, whom `is_user` knows: who was taken out of the configuration is nobody, whatever is kept.
+    Without `invited` nobody proves to hold an invitation. ValueError for a network or a word that is none.
     """
 
     def __init__(
@@ -107,6 +112,7 @@ class Access:
         backoff: Backoff | None = None,
         callers: Collection[str] = (),
         invited: Invited | None = None,
+        is_user: Callable[[str], bool] = _anybody,
     ) -> None:
         if terminals_allow not in TERMINALS_ALLOW:
             raise ValueError(f"{terminals_allow!r} is none of {TERMINALS_ALLOW}")
@@ -118,6 +124,7 @@ class Access:
         self._cram_md5 = any(peer.cram_md5 and peer.auth for peer in peers)
         self._callers = frozenset(callers)
         self._invited = invited
+        self._is_user = is_user
         self._secrets = secrets
         self._backoff = Backoff() if backoff is None else backoff
         self._log = Logger("mailnode.access")
@@ -229,7 +236,8 @@ class Access:
         if isinstance(credentials, External):
             return succeed(bool(self._identity(client, credentials)))
         if isinstance(credentials, ScramProof):
-            return succeed(credentials.right and self._by_secret(credentials.name))
+            known = credentials.name.startswith(INVITED) or self._by_secret(credentials.name)
+            return succeed(credentials.right and known)
         assert self._secrets is not None
         if isinstance(credentials, CramDigest):
             name = self._asked(credentials.name, self._by_cram_md5)
@@ -250,7 +258,9 @@ class Access:
 
     def _by_secret(self, name: str) -> bool:
         peer = self._peers.get(name)
-        return name not in self._callers if peer is None else peer.auth
+        if peer is not None:
+            return peer.auth
+        return name not in self._callers and self._is_user(name)
 
     def _by_cram_md5(self, name: str) -> bool:
         peer = self._peers.get(name)

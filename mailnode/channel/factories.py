@@ -60,7 +60,8 @@ class ReceiverFactory(Factory):
     """Channels on which this host receives, until a peer turns the line.
 
     `connections` and `connections_per_host` bound how many are open at once; one more gets 421. Of IPv6
-    hosts those of one /64 count together.
+    hosts those of one /64 count together. Listeners that share `hosts` count their hosts together. Where the
+    421 would have to be said by TLS nothing is said.
     """
 
     noisy = False
@@ -73,6 +74,7 @@ class ReceiverFactory(Factory):
         listener: Listener | None = None,
         connections: int = 1000,
         connections_per_host: int = 50,
+        hosts: Counter[str] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.doors = doors
@@ -81,16 +83,18 @@ class ReceiverFactory(Factory):
         self._connections = connections
         self._per_host = connections_per_host
         self._trace = trace
-        self._hosts: Counter[str] = Counter()
+        self._hosts: Counter[str] = Counter() if hosts is None else hosts
         self._channels: dict[Channel, str] = {}
         self._all_gone: Deferred[None] | None = None
         self._log = Logger("mailnode.channel")
 
-    def buildProtocol(self, addr: IAddress | None) -> Channel:
+    def buildProtocol(self, addr: IAddress | None) -> Channel | None:
         host = host_of(addr)
         counted = counted_as(host)
         refusal = self._refusal(counted)
         listener = self._listener
+        if refusal is not None and listener.tls == "implicit":
+            return None  # whoever does not shake hands would keep a place by being refused one
 
         def first(channel: Channel) -> Role:
             doors = self.doors
@@ -166,7 +170,8 @@ class SenderFactory(Factory):
     """Channels on which this host sends `letters`, for use with a client endpoint.
 
     With `plan.turn` the line is turned when the letters are given; then `doors` receive, and whoever is
-    at the other end has a stranger's rights. `ended` is told once how each conversation ended.
+    at the other end has a stranger's rights. `ended` is told once how each conversation ended. With
+    `implicit`, which needs `tls`, TLS begins with the first octet, and `plan.tls` says with whom.
     """
 
     noisy = False
@@ -185,9 +190,11 @@ class SenderFactory(Factory):
         tls: ClientTls | None = None,
         tls_name: str = "",
         tls_pin: str = "",
+        implicit: bool = False,
     ) -> None:
         self._plan = plan
         self._tls = Tls(tls, tls_name or host, tls_pin) if tls is not None else None
+        self._implicit = implicit
         self._letters = letters
         self._clock = clock
         self._ended = ended
@@ -202,9 +209,14 @@ class SenderFactory(Factory):
         def first(channel: Channel) -> Role:
             turn_to = (lambda held, how: self._receive(held, how, address)) if self._doors else None
             host = self._host or address
-            private = channel.tls or not address or is_loopback(address)
+            known = self._plan.known
+            if self._implicit and self._tls is not None:
+                verified = self._plan.tls == "verified"
+                channel.secure(self._tls.client.creator(self._tls.name, verified, self._tls.pin))
+                known = known or verified
+            private = not address or is_loopback(address) or (channel.tls and known)
             tls = self._plan.tls if self._tls and not channel.tls else "none"  # not TLS within TLS
-            plan = replace(self._plan, private=private, tls=tls)
+            plan = replace(self._plan, private=private, secure=channel.tls, tls=tls)
             return SenderRole(channel, plan, self._letters, host, self._ended, turn_to, tls=self._tls)
 
         return Channel(self._clock, first, self._lost, self._trace)

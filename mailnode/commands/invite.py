@@ -102,6 +102,7 @@ def _invite(
         secret=new_secret(os.urandom),
         fingerprint=where.fingerprint,
         expires=int(now + lasts),
+        implicit=where.implicit,
     )
     if new is not None:
         folder, file = os.path.split(new.file)

@@ -142,7 +142,7 @@ def _join(invocation: Invocation, ready: Configuration, token: Token, name: str,
         passwords.set(user, secret, recoverable=True)
 
     trace = (lambda: TraceLines(traced)) if invocation.verbose else None
-    call = HubCaller(token.host, token.port, token.fingerprint, roots, trace)
+    call = HubCaller(token.host, token.port, token.fingerprint, roots, trace, implicit=token.implicit)
     home = Home(ready.host, folder, write_dial, keep)
     Joining(token, name, home, call, say, os.urandom, time.time).run()
     say("written", os.path.join(folder, file))

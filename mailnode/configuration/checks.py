@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from mailnode.configuration.decoding import Problems, key_path
+from mailnode.configuration.endpoints import where_of
 from mailnode.configuration.sections import Configuration, Dial, Peer
 from mailnode.configuration.values import shown
 from mailnode.mail import CHUNK, Path
@@ -72,8 +73,9 @@ def _listeners(configuration: Configuration, known: Problems) -> Iterator[Findin
     passwords = configuration.users.passwords is not None or _spoiled(known, "users.passwords")
     for index, listen in enumerate(configuration.listen):
         place = f"listen[{index}]"
+        port = where_of(listen.endpoint).port
         first = seen.setdefault(listen.endpoint, index)
-        if first != index:
+        if first != index and port != 0:  # each port 0 is another one
             yield f"{place}.endpoint", f"the same as listen[{first}].endpoint"
         if listen.tls in ("starttls", "implicit") and not certificate:
             yield f"{place}.tls", f"{listen.tls} needs a certificate and a key in [tls]"
@@ -82,17 +84,11 @@ def _listeners(configuration: Configuration, known: Problems) -> Iterator[Findin
         certified = any("certificate" in peer.allow for peer in configuration.peer)
         if listen.role == "odmr" and not (passwords or certified or _spoiled(known, "peer")):
             yield f"{place}.role", "odmr needs users.passwords, or nobody could log in"
-        if listen.role == "lmtp" and _tcp_port(listen.endpoint) == "25":
+        if listen.role == "lmtp" and port == 25:
             yield f"{place}.endpoint", "LMTP is not spoken on port 25 (RFC 2033 5)"
         if listen.bare_newlines == "normalize" and listen.role != "smtp":
             # Whoever submits by RFC 6409, or hands over by RFC 2033, is a program of today.
             yield f"{place}.bare_newlines", f"a listener of role {listen.role} only takes mail in good form"
-
-
-def _tcp_port(endpoint: str) -> str:
-    words = endpoint.removeprefix("haproxy:").split(":")
-    named = next((word.removeprefix("port=") for word in words if word.startswith("port=")), "")
-    return (named or words[1]) if words[0] == "tcp" and len(words) > 1 else ""
 
 
 def _has_certificate(configuration: Configuration) -> bool:
@@ -260,6 +256,12 @@ def _dials(configuration: Configuration, known: Problems) -> Iterator[Finding]:
             yield f"{place}.wait", "ETRN turns no line that could stay open"
         if dial.every is not None and dial.every < 1:
             yield f"{place}.every", "must be at least 1s"
+        if dial.tls == "verified" and dial.endpoint.startswith("ssl:"):
+            yield f"{place}.tls", "ssl: verifies nobody; write tls:, or tcp: for STARTTLS"
+        if dial.implicit and dial.tls == "none":
+            yield f"{place}.implicit", 'without effect where tls = "none"'
+        elif dial.implicit and dial.endpoint.startswith(("tls:", "ssl:")):
+            yield f"{place}.implicit", f"{dial.endpoint[:3]}: is TLS from the first octet; write tcp:"
         if dial.fingerprint is not None:
             yield from _pinned(place, dial)
 
@@ -269,7 +271,8 @@ def _pinned(place: str, dial: Dial) -> Iterator[Finding]:
     if dial.tls == "none":
         yield f"{place}.fingerprint", "without TLS there is no certificate"
     elif dial.endpoint.startswith(("tls:", "ssl:", "wrapped")):
-        yield f"{place}.fingerprint", f"write tcp: for STARTTLS; {dial.endpoint[:3]}: brings its own checks"
+        how = "write tcp:, for STARTTLS or with implicit"
+        yield f"{place}.fingerprint", f"{how}; {dial.endpoint[:3]}: brings its own checks"
 
 
 def _routes(configuration: Configuration, known: Problems) -> Iterator[Finding]:

@@ -119,6 +119,7 @@ class Dial(Section, frozen=True):
     domains: list[Domain] = []  # of ATRN, none: all that are ours there; of ETRN, none: the local ones
     user: UserName | None = None
     tls: Literal["none", "opportunistic", "required", "verified"] = "opportunistic"
+    implicit: bool = False  # TLS from the first octet, as on port 465
     fingerprint: Fingerprint | None = None  # of its certificate, which must be this one
     outbound: bool = True
     every: Duration | None = None  # None: only when it is told to

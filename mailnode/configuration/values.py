@@ -15,6 +15,8 @@ from pathlib import Path as FilePath
 from typing import Any, Final
 
 from twisted.internet.endpoints import clientFromString, serverFromString
+from twisted.internet.interfaces import IReactorPluggableNameResolver
+from zope.interface import implementer
 
 from mailnode.mail import Path
 from mailnode.smtp.grammar import parse_domain, parse_named_mailbox
@@ -336,10 +338,20 @@ def _next_hop(value: object) -> str:
     return text
 
 
+@implementer(IReactorPluggableNameResolver)
+class _NoReactor:
+    """What endpoints may be built on that are never used."""
+
+    nameResolver: Any = None  # tls: takes it at once
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        raise NotImplementedError
+
+
 def _parse_endpoint(parse: Callable[[Any, str], object], text: str) -> None:
     """Lets Twisted read an endpoint string with no reactor behind it: nothing listens or connects."""
     try:
-        parse(object(), text)
+        parse(_NoReactor(), text)
     except IndexError:
         # The sockets of `systemd:` are there when systemd starts us, not when a file is checked.
         if "systemd:" not in text:

@@ -87,6 +87,10 @@ class Directory:
                 return account
         return Account(POSTMASTER) if user == POSTMASTER else None
 
+    def is_user(self, name: str) -> bool:
+        """Whether somebody here is called so, in upper or lower case."""
+        return any(users.exact(name) is not None or users.alike(name) for users in self._users)
+
     def _user(self, local: str) -> Finding:
         for users in self._users:
             if (account := users.exact(local)) is not None:

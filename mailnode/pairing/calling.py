@@ -1,7 +1,7 @@
 """The home node's call to a hub whose certificate it knows, over a blocking socket: a person waits for it.
 
 Nothing is said under TLS before the certificate was compared with the fingerprint, so whoever stands in
-between hears EHLO and STARTTLS and no more.
+between hears EHLO and STARTTLS and no more; where TLS begins with the first octet, nothing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Called:
 class PinnedCall:
     """One conversation on `wire`, a connected socket, by `plan`. `host` is what it was connected to; its
     certificate must have `fingerprint` ("sha256:..."), and with `verify` an authority of these must have
-    signed it for `host`, too."""
+    signed it for `host`, too. With `implicit` TLS begins with the first octet, else by STARTTLS."""
 
     def __init__(
         self,
@@ -66,8 +66,11 @@ class PinnedCall:
         fingerprint: str,
         verify: ssl.SSLContext | None = None,
         trace: Trace | None = None,
+        *,
+        implicit: bool = False,
     ) -> None:
         self._wire = wire
+        self._implicit = implicit
         self._host = host
         self._fingerprint = fingerprint
         self._context = _any_certificate() if verify is None else verify
@@ -78,6 +81,8 @@ class PinnedCall:
 
     def run(self) -> Called:
         """Speaks until the end. WrongCertificateError, UnverifiedError: then nothing was said."""
+        if self._implicit:
+            self._handshake()
         while True:
             event = self._sender.next()
             if event is None:
@@ -85,7 +90,8 @@ class PinnedCall:
             elif isinstance(event, events.Write):
                 self._send(event.octets)
             elif isinstance(event, events.StartTls):
-                self._secure()
+                if self._handshake():
+                    self._sender.secured()
             elif isinstance(event, events.LetterWanted):
                 self._sender.give(None)
             elif isinstance(event, Ended):
@@ -122,7 +128,8 @@ class PinnedCall:
                 self._trace("S", octets)
             self._sender.feed(octets)
 
-    def _secure(self) -> None:
+    def _handshake(self) -> bool:
+        """Whether TLS came about; else the conversation has failed."""
         if self._trace is not None:
             self._trace("tls", b"")
         self._wire.settimeout(CONNECT)
@@ -133,16 +140,16 @@ class PinnedCall:
         except OSError as error:  # ssl.SSLError is one of them
             why = getattr(error, "reason", None) or error.strerror or str(error) or type(error).__name__
             self._sender.fail(Reply(451, f"TLS did not come about: {why}", "4.7.5"))
-            return
+            return False
         shown = "sha256:" + hashlib.sha256(wire.getpeercert(True) or b"").hexdigest()
         if not hmac.compare_digest(shown, self._fingerprint):
             raise WrongCertificateError(shown)
-        self._sender.secured()
+        return True
 
 
 class HubCaller:
     """Calls one hub, as often as it is called itself; `roots` is a PEM file of the authorities to trust,
-    None for those of the platform; `trace` makes what hears the octets of one call."""
+    None for those of the platform; `trace` makes what hears the octets of one call. `implicit` as above."""
 
     def __init__(
         self,
@@ -151,18 +158,22 @@ class HubCaller:
         fingerprint: str,
         roots: str | None = None,
         trace: Callable[[], Trace] | None = None,
+        *,
+        implicit: bool = False,
     ) -> None:
         self._where = (host, port)
         self._fingerprint = fingerprint
         self._roots = roots
         self._trace = trace
+        self._implicit = implicit
 
     def __call__(self, plan: Plan, verify: bool) -> Called:
         """How the call went. OSError if the hub cannot be reached; WrongCertificateError, UnverifiedError."""
         verifying = _trusting(self._roots) if verify else None
         trace = self._trace() if self._trace is not None else None
         wire = socket.create_connection(self._where, timeout=CONNECT)
-        call = PinnedCall(wire, plan, self._where[0], self._fingerprint, verifying, trace)
+        host, pin = self._where[0], self._fingerprint
+        call = PinnedCall(wire, plan, host, pin, verifying, trace, implicit=self._implicit)
         try:
             return call.run()
         finally:

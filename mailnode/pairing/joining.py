@@ -134,11 +134,9 @@ class Joining:
 
     def _use(self, secret: bytes, again: bool) -> Welcome:
         token = self._token
-        plan = Plan(
-            self._home.hostname,
+        plan = self._plan(
             name=identity(token.name, token.id),
             secret=token.password,
-            tls="required",
             pair=format_keys(keys_of(secret, self._random)),
         )
         try:
@@ -162,9 +160,13 @@ class Joining:
 
     def _our_plan(self, secret: bytes) -> Plan:
         wait = int(WAIT.removesuffix("s"))
-        return Plan(
-            self._home.hostname, name=self._token.name, secret=said(secret), tls="required", wait=wait
-        )
+        return self._plan(name=self._token.name, secret=said(secret), wait=wait)
+
+    def _plan(self, **more: Any) -> Plan:
+        """A call under TLS with the certificate that the token names, whichever way TLS begins."""
+        if self._token.implicit:
+            return Plan(self._home.hostname, private=True, secure=True, **more)
+        return Plan(self._home.hostname, tls="required", known=True, **more)
 
     def _reach(self, plan: Plan, verify: bool = False) -> Called:
         where = f"{self._token.host} port {self._token.port}"
@@ -254,6 +256,8 @@ def dial_table(token: Token, name: str, verified: bool) -> dict[str, object]:
         "command": "TURN",
         "wait": WAIT,
     }
+    if token.implicit:
+        table["implicit"] = True
     if verified:
         return {**table, "tls": "verified"}
     return {**table, "tls": "required", "fingerprint": token.fingerprint}

@@ -48,6 +48,7 @@ class Token:
     secret: bytes = field(repr=False)
     fingerprint: str  # "sha256:..." of the certificate that the hub must show
     expires: int  # seconds since the epoch, on the hub's clock
+    implicit: bool = False  # TLS from the first octet, else STARTTLS
 
     @property
     def id(self) -> str:
@@ -61,7 +62,7 @@ class Token:
     def encode(self) -> str:
         mark = bytes.fromhex(self.fingerprint.removeprefix("sha256:"))
         fields = [VERSION, self.host, self.port, self.hub, self.name, self.domains, self.secret, mark]
-        octets = msgspec.msgpack.encode([*fields, self.expires])
+        octets = msgspec.msgpack.encode([*fields, self.expires, *([True] if self.implicit else [])])
         return PREFIX + _base64(octets + _sum(octets))
 
 
@@ -92,10 +93,12 @@ def decode(text: str) -> Token:
 
 def _read(fields: list[Any]) -> Token:
     """Whoever can sum can make a token, so nothing in it is believed to be what it should be."""
-    kinds = (str, int, str, str, list, bytes, bytes, int)
+    kinds = (str, int, str, str, list, bytes, bytes, int, bool)
+    if len(fields) == len(kinds) - 1:  # by STARTTLS
+        fields = [*fields, False]
     if len(fields) != len(kinds) or not all(map(isinstance, fields, kinds)):
         raise TokenError("the token cannot be understood: parts of it are missing or of another kind")
-    host, port, hub, name, domains, secret, mark, expires = fields
+    host, port, hub, name, domains, secret, mark, expires, implicit = fields
     right = (
         (is_host(host) and 0 < port < 65536, "an address to call"),
         (parse_domain(hub) is not None, "the name of the hub"),
@@ -108,7 +111,7 @@ def _read(fields: list[Any]) -> Token:
     for is_right, what in right:
         if not is_right:
             raise TokenError(f"the token cannot be used: it has not {what}")
-    return Token(host, port, hub, name, tuple(domains), secret, f"sha256:{mark.hex()}", expires)
+    return Token(host, port, hub, name, tuple(domains), secret, f"sha256:{mark.hex()}", expires, implicit)
 
 
 def is_name(text: str) -> bool:

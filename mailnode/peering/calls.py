@@ -39,6 +39,7 @@ class Call:
     command: str = "TURN"  # or ATRN, ETRN
     domains: tuple[str, ...] = ()  # for ATRN, where () means all that are ours, and for ETRN
     wait: int = 0  # seconds between signs of life on an open line; 0: no line is kept open
+    implicit: bool = False  # TLS from the first octet
 
     @property
     def turn(self) -> str:
@@ -46,6 +47,11 @@ class Call:
         if self.command == "ETRN":
             return ""
         return " ".join([self.command, *([",".join(self.domains)] if self.command == "ATRN" else [])]).strip()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the certificate of the host is looked at; "verified" is asked of the conversation."""
+        return bool(self.fingerprint) or self.endpoint.startswith("tls:")
 
     @property
     def by_itself(self) -> bool:

@@ -95,6 +95,7 @@ class Conversation:
             tls=self._tls,
             tls_name=self.call.tls_name,
             tls_pin=self.call.fingerprint,
+            implicit=self.call.implicit,
         )
         try:
             connecting = cast("Deferred[Channel]", self._connect(self.call.endpoint).connect(factory))
@@ -112,6 +113,10 @@ class Conversation:
 
         connecting.addBoth(clear).addCallbacks(self._connected, self._failed)
         return self._over
+
+    def use(self, doors: Doors) -> None:
+        """The configuration has changed: the next message that the host brings is taken by it."""
+        self._counted.use(doors.intake)
 
     def hang_up(self) -> None:
         """Ends the call at the next moment at which nothing is lost by it."""
@@ -144,6 +149,7 @@ class Conversation:
             wait=call.wait,
             tls=call.tls,
             certificate=certificate,
+            known=call.is_known,
         )
 
     def _pass_on(self, speaker: str, octets: bytes) -> None:

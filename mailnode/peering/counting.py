@@ -19,6 +19,10 @@ class CountedIntake:
         self.taken = 0
         self._open = 0
 
+    def use(self, intake: IIntake) -> None:
+        """The next transactions are for this one."""
+        self._intake = intake
+
     @property
     def idle(self) -> bool:
         """Whether no transaction is open."""

@@ -46,6 +46,7 @@ class Line:
         self.failures = 0
         self.refusals = 0  # calls beside an open line that failed, one after another
         self.outgoing = False  # there may be mail to be taken along
+        self.outdated = False  # the call under way was begun by another configuration
         self.is_peeking = False
         self.gone = False  # not in the configuration any more
         self.timer: IDelayedCall | None = None
@@ -90,9 +91,13 @@ class Dialing:
         self._stopping = False
         self._log = Logger("mailnode.peering")
 
-    def use(self, calls: Sequence[Call], doors: Doors, tls: ClientTls | None) -> None:
+    def use(
+        self, calls: Sequence[Call], doors: Doors, tls: ClientTls | None, *, others_alone: bool = False
+    ) -> None:
         """The configuration, also when it has changed. A call under way is finished and not made again;
-        an open line is ended and opened again, for it would go by the old configuration for ever."""
+        an open line is ended and opened again, for it would go by the old configuration for ever. With
+        `others_alone` nothing but calls and peers has changed: then lines go on whose calls are as they were.
+        """
         self._doors, self._tls = doors, tls
         wanted = {call.name: call for call in calls}
         for name, line in list(self._lines.items()):
@@ -101,8 +106,10 @@ class Dialing:
                 line.gone = True
                 self._leaving = [it for it in self._leaving if it.busy] + [line]
                 line.cancel_timers()
-            if line.open is not None or line.gone:
-                for conversation in line.conversations():
+            line.outdated = line.outdated or not others_alone or wanted.get(name) != line.call
+            for conversation in line.conversations():
+                conversation.use(doors)
+                if line.gone or (line.outdated and line.open is not None):
                     conversation.hang_up()
         for name, call in wanted.items():
             line = self._lines.setdefault(name, Line(call))
@@ -184,7 +191,7 @@ class Dialing:
 
     def _fetch(self, line: Line, trace: Trace | None) -> Deferred[CallEnded]:
         told: Deferred[CallEnded] = Deferred()
-        line.busy, line.told, line.outgoing = True, told, False
+        line.busy, line.told, line.outgoing, line.outdated = True, told, False, False
         line.cancel_timers()
         self._call(line, line.call, trace).addCallback(self._hung_up, line).addErrback(self._unexpected, line)
         return told
@@ -236,6 +243,8 @@ class Dialing:
         line.open = how
         self._report(line, how)
         self._tell(line, how)
+        if line.outdated and line.fetching is not None:
+            line.fetching.hang_up()
         if line.outgoing:  # it came after ours had been given
             self._gather(line)
         self._schedule_giving(line, how)

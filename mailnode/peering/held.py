@@ -42,8 +42,9 @@ Start = Callable[[Sequence[str], bool], Eventually[bool]]
 @implementer(IPeering, IHolding)
 class Peering:
     """`now` gives seconds since the epoch. Without `clock` no line stays open; without `start` ETRN starts
-    nothing. `routed` are the domains with a next hop of their own. `outgoing_held` is told when there is mail
-    that no peer fetches, `elsewhere` when there is some for peers whose lines another process may have.
+    nothing. `routed` are the domains with a next hop of their own. `secret_of` gives something that is
+    another when a peer has another secret. `outgoing_held` is told when there is mail that no peer fetches,
+    `elsewhere` when there is some for peers whose lines another process may have.
     """
 
     def __init__(
@@ -57,13 +58,16 @@ class Peering:
         clock: IReactorTime | None = None,
         keeping: Keeping | None = None,
         routed: Sequence[str] = (),
+        secret_of: Callable[[str], object] = str,
     ) -> None:
         self._spool = spool
+        self._secret_of = secret_of
         self._now = now
         self._clock = clock
         self.lines = OpenLines()
         self.settlements = Settlements(settling)
-        self._conversations: set[HeldLetters] = set()  # that began with a turn and are not over
+        # That began with a turn and are not over: who had proved what.
+        self._conversations: dict[HeldLetters, tuple[Peer, object]] = {}
         self._last_look: tuple[float, float] | None = None  # clock, now
         self._in_doubt_until = 0.0  # on the clock
         self.start_queues: Start | None = None
@@ -81,14 +85,18 @@ class Peering:
         keeping: Keeping | None = None,
         routed: Sequence[str] = (),
     ) -> None:
-        """The configuration has changed: open lines are ended, and may be opened again by these."""
+        """The configuration has changed. The line of a peer that has changed, or has another secret, is
+        ended, and may be opened again; the others go on."""
         self.peers = tuple(peers)
         self._routing = routing
         self.settlements.use(settling)
         self._keeping = keeping or Keeping({domain: peer.keep for peer in peers for domain in peer.domains})
         self._routed = tuple(routed)
         self._domains = frozenset(domain for peer in peers for domain in peer.domains)
-        self.lines.hang_up()
+        for letters, (peer, secret) in list(self._conversations.items()):
+            letters.use(routing)
+            if peer not in self.peers or self._secret_of(peer.name) != secret:
+                letters.hang_up()
 
     # ------------------------------------------------------------- the right to turn
 
@@ -96,15 +104,17 @@ class Peering:
         return peer_of(self.peers, client)
 
     def grant(self, client: Client, turn: Turn) -> Eventually[ILetters | Reply]:
-        domains = granted(self.peer_of(client), turn)
-        if isinstance(domains, Reply):
+        peer = self.peer_of(client)
+        domains = granted(peer, turn)
+        if peer is None or isinstance(domains, Reply):
+            assert isinstance(domains, Reply)
             return domains
         if not turn.atrn or turn.wait:
-            return self._letters(domains, turn.wait)
+            return self._letters(peer, domains, turn.wait)
 
         def told(count: int) -> ILetters | Reply:
             if count:
-                return self._letters(domains, 0.0)
+                return self._letters(peer, domains, 0.0)
             return ON_ITS_WAY if self._is_on_its_way(domains) else NOTHING
 
         def unknown(failure: Failure) -> Reply:
@@ -113,10 +123,11 @@ class Peering:
 
         return self._spool.waiting(domains, ("held",)).addCallbacks(told, unknown)
 
-    def _letters(self, domains: Sequence[str], wait: float) -> HeldLetters:
+    def _letters(self, peer: Peer, domains: Sequence[str], wait: float) -> HeldLetters:
         lines = self.lines if wait and self._clock is not None else None
         letters = self.conversation(domains, lines=lines)
-        self._conversations = {it for it in self._conversations if not it.is_over} | {letters}
+        self._conversations = {it: of for it, of in self._conversations.items() if not it.is_over}
+        self._conversations[letters] = (peer, self._secret_of(peer.name))
         return letters
 
     def _is_on_its_way(self, domains: Sequence[str]) -> bool:

@@ -68,6 +68,10 @@ class HeldLetters:
         if lines is not None:
             lines.join(self)
 
+    def use(self, routing: IRouting) -> None:
+        """The configuration has changed."""
+        self._routing = routing
+
     @property
     def is_over(self) -> bool:
         return self._closed

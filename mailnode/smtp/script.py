@@ -26,6 +26,11 @@ from mailnode.smtp.steps import (
     say,
 )
 
+UNKNOWN_HOST: Final = (
+    "The host wants the password itself, and nothing has proved that it is the right one: that needs "
+    'tls = "verified", or its fingerprint'
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -40,7 +45,9 @@ class Plan:
     pair: str = ""  # the words of XPAIR: use an invitation, and nothing else (docs/pairing.md)
     wait: int = 0  # seconds: ask for an open line with a sign of life that often, where XWAIT is offered
     tls: str = "none"  # opportunistic: where it is offered; required, verified: or not at all
-    private: bool = False  # nobody on the way can read what is said: TLS from the start, or loopback
+    private: bool = False  # nobody on the way can read what is said or answer it: loopback, a local socket
+    secure: bool = False  # TLS from the start
+    known: bool = False  # under TLS the certificate was looked at: by its fingerprint, or by the endpoint
     certificate: bool = False  # we have one to show under TLS
     nonce: Callable[[], str] = token_urlsafe
 
@@ -57,7 +64,7 @@ def conversation(plan: Plan, peer: Peer) -> Script:
         if insecure is not None:
             return (yield from _quit(Ended(Ending.INSECURE, insecure)))
         if peer.secure:
-            private = True
+            private = private or plan.known or plan.tls == "verified"
             refusal = yield from _hello(plan, peer)
     if refusal is None and (plan.name or plan.certificate):
         refusal = yield from _authenticate(plan, peer, private)
@@ -122,14 +129,20 @@ def _secure(plan: Plan, peer: Peer) -> Generator[Step, object, Reply | None]:
 
 
 def _authenticate(plan: Plan, peer: Peer, private: bool) -> Generator[Step, object, Reply | None]:
-    """AUTH (RFC 4954). The refusal, or None."""
+    """AUTH (RFC 4954). The refusal, or None.
+
+    With `private` the secret itself may be said: TLS with anybody keeps it from who listens, and gives it
+    to who stands in between.
+    """
     offered = peer.keywords.get("AUTH", "").upper().split()
-    certificate = plan.certificate and private
+    certificate = plan.certificate and (plan.secure or peer.secure)
     chosen = sasl.choose(
         offered, plan.name, plan.secret, private=private, certificate=certificate, nonce=plan.nonce
     )
     if chosen is None and not plan.name:
         return None  # a certificate alone was shown in the handshake; the host may want no more
+    if chosen is None and not private and not {"PLAIN", "LOGIN"}.isdisjoint(offered):
+        return Reply(504, UNKNOWN_HOST, "5.7.4")
     if chosen is None:
         return Reply(504, "The host offers no way to authenticate that we know", "5.7.4")
     mechanism, exchange = chosen

@@ -194,6 +194,26 @@ def test_a_name_that_we_use_elsewhere_proves_nothing_here(passwords: Passwords, 
     assert keys != fired(passwords.keys("jones")) and keys.iterations == unknown.iterations
 
 
+def test_a_name_that_is_neither_user_nor_peer_proves_nothing_whatever_secrets_are_kept(
+    passwords: Passwords, clock: Clock
+) -> None:
+    """As a peer that was taken out of the configuration, whose line in the file stays."""
+    for peers, users, names in (
+        ([PeerRule("modern")], ["jones"], {"jones", "modern"}),
+        ([], ["jones"], {"jones"}),
+        ([PeerRule("modern")], [], {"modern"}),
+    ):
+        rules = Access([], "none", peers, passwords, Backoff(clock), is_user=users.__contains__)
+        for name in ("jones", "modern", "us"):
+            said = authenticate(rules, SAFE, Password(name, SECRET))
+            assert said == (name if name in names else AUTH_FAILED)
+            clock.now += 3600  # the back-off is not what is looked at here
+            assert authenticate(rules, SAFE, ScramProof(name, True)) == said
+            clock.now += 3600
+            keys = fired(rules.scram_keys(SAFE, name))
+            assert (keys == fired(passwords.keys(name))) is (name in names)
+
+
 def test_who_may_not_use_a_secret_has_keys_like_an_unknown_name(access: Access, passwords: Passwords) -> None:
     """ "cert" has a line in the file, but has to prove itself by its certificate."""
     salts = [fired(access.scram_keys(SAFE, name)).salt for name in ("cert", "cert", "old", "nobody", "jones")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from zope.interface import implementer
 
 from mailnode.channel.factories import ReceiverFactory, counted_as
 from mailnode.channel.receiving import Doors
+from mailnode.channel.receiving import Listener as Listening
 from mailnode.interfaces import IAccess
 from mailnode.mail import Client, Rights
 
@@ -25,10 +27,12 @@ class Anybody:
 class Listener:
     """A listener that clients connect to."""
 
-    def __init__(self, connections: int, per_host: int) -> None:
+    def __init__(self, connections: int, per_host: int, hosts: Counter[str] | None = None) -> None:
         anything: Any = Anybody()
         doors = Doors("mit.example", anything, anything, anything)
-        self.factory = ReceiverFactory(doors, Clock(), connections=connections, connections_per_host=per_host)
+        self.factory = ReceiverFactory(
+            doors, Clock(), connections=connections, connections_per_host=per_host, hosts=hosts
+        )
 
     def connect(self, *address: Any) -> tuple[int, StringTransportWithDisconnection]:
         """The code of the greeting, and the wire."""
@@ -60,6 +64,27 @@ def test_one_host_has_so_many_connections_and_another_its_own() -> None:
     assert [listener.connect("192.0.2.1")[0] for _ in range(3)] == [220, 220, 421]
     assert listener.connect("192.0.2.2")[0] == 220
     assert listener.connect("::ffff:192.0.2.1")[0] == 421  # the same host by another socket
+
+
+def test_a_host_counts_together_at_listeners_that_share_the_count() -> None:
+    hosts: Counter[str] = Counter()
+    first, second, other = Listener(10, 2, hosts), Listener(10, 2, hosts), Listener(10, 2)
+    _, wire = first.connect("192.0.2.1")
+    assert [listener.connect("192.0.2.1")[0] for listener in (second, first, second)] == [220, 421, 421]
+    assert second.connect("192.0.2.2")[0] == other.connect("192.0.2.1")[0] == 220
+    wire.loseConnection()
+    assert [listener.connect("192.0.2.1")[0] for listener in (second, first)] == [220, 421]
+
+
+def test_nobody_is_kept_waiting_for_tls_to_be_refused_under_it() -> None:
+    anything: Any = Anybody()
+    doors = Doors("mit.example", anything, anything, anything)
+    address = IPv4Address("TCP", "192.0.2.1", 1)
+    for tls, refused in (("implicit", True), ("starttls", False)):
+        factory = ReceiverFactory(doors, Clock(), listener=Listening(tls=tls), connections_per_host=1)
+        assert factory.buildProtocol(address) is not None
+        assert (factory.buildProtocol(address) is None) is refused
+        assert factory.open == 1 + (not refused)
 
 
 def test_the_addresses_of_one_ipv6_network_count_together() -> None:

@@ -425,9 +425,65 @@ def test_a_client_certificate_is_known_as_soon_as_the_handshake_is_over(
 
 @pytest.mark.parametrize("secret", ["secret", "wrong"])
 def test_our_own_secret_is_said_under_tls_only(server: ServerTls, secret: str) -> None:
-    plan = replace(OPPORTUNISTIC, name="leaf", secret=secret)
+    plan = replace(OPPORTUNISTIC, name="leaf", secret=secret, known=True)
     house, letters = House(), Letters(letter())
     line = Line(house, server).send(letters, plan)
     assert [how.ending for how in line.ended] == [Ending.DONE if secret == "secret" else Ending.REFUSED]
     assert [client.identity for client in house.senders] == (["leaf"] if secret == "secret" else [])
     assert plain_response("leaf", secret) not in line.on_the_wire
+
+
+@pytest.mark.parametrize(("known", "ending"), [(True, Ending.DONE), (False, Ending.REFUSED)])
+def test_under_tls_from_the_start_our_secret_is_said_to_a_host_that_is_known_alone(
+    server: ServerTls, known: bool, ending: Ending
+) -> None:
+    """As with the endpoints tls:, which looks at the certificate, and ssl:, which does not."""
+    house, letters = House(), Letters()
+    line = Line(house, server, tls="implicit")
+    caller = line.caller(letters, Plan("leaf.example", name="leaf", secret="secret", known=known), None)
+    end = line.wire.caller
+    end.protocol = caller
+    end.startTLS(ClientTls().creator(HUB, False))
+    caller.makeConnection(end)
+    line.wire.called.connect(line.called())
+    line.run()
+    assert [how.ending for how in line.ended] == [ending]
+
+
+@pytest.mark.parametrize("tls", ["required", "verified"])
+def test_a_call_by_implicit_tls_is_tls_from_the_first_octet(
+    server: ServerTls, authority: Any, tls: str
+) -> None:
+    """The password goes to who is verified, and to nobody else, as behind STARTTLS."""
+    house, letters = House(), Letters(letter())
+    plan = Plan("leaf.example", tls=tls, name="leaf", secret="secret")
+    line = Line(house, server, tls="implicit")
+    line.send(letters, plan, ClientTls(str(authority.roots)), implicit=True)
+    assert [how.ending for how in line.ended] == [Ending.DONE if tls == "verified" else Ending.REFUSED]
+    assert [client.identity for client in house.senders] == (["leaf"] if tls == "verified" else [])
+    assert b"SMTP" not in line.on_the_wire and b"STARTTLS" not in line.on_the_wire
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_a_call_by_implicit_tls_is_made_to_the_certificate_that_is_pinned_alone(
+    server: ServerTls, pinned: bool
+) -> None:
+    house, letters = House(), Letters(letter())
+    pin = fingerprint_of(server.leaf) if pinned else "sha256:" + "0" * 64
+    line = Line(house, server, tls="implicit")
+    line.send(letters, replace(OPPORTUNISTIC, tls="required"), tls_pin=pin, implicit=True)
+    if pinned:
+        assert [how.ending for how in line.ended] == [Ending.DONE] and len(house.bodies) == 1
+        return
+    (how,) = line.ended
+    # Not INSECURE, which would be called again without TLS where that is opportunistic.
+    assert how.ending is Ending.BROKEN and how.reply.status == "4.7.5"
+    assert "another than the one that is known" in str(how.reply)
+    assert not house.senders and len(letters.waiting) == 1
+
+
+def test_a_host_without_tls_is_told_nothing_by_implicit_tls(server: ServerTls) -> None:
+    house, letters = House(), Letters(letter())
+    line = Line(house, server, tls="none").send(letters, implicit=True)
+    assert [how.ending for how in line.ended] == [Ending.BROKEN]
+    assert b"EHLO" not in line.on_the_wire and not house.senders and len(letters.waiting) == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.waiting import wait_until
 
 
 def spooled(node: Any) -> list[tuple[str, str]]:
@@ -18,3 +19,8 @@ def spooled(node: Any) -> list[tuple[str, str]]:
         return [(it.state, it.path.mailbox) for message in found for it in message.recipients]
     finally:
         spool.close()
+
+
+def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
+    """Waits until just this is in the spool of `node`."""
+    wait_until(lambda: spooled(node) == list(expected), f"{expected} in the spool, not {spooled(node)}")

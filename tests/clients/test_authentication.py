@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -122,3 +124,23 @@ def test_who_fails_three_times_is_put_off_over_every_new_connection(make_node: A
     log = node.text()
     assert "authentication by PLAIN or LOGIN failed for 'jones'; next attempt in 2 s" in log
     assert "rosebud" not in log and "wrong" not in log
+
+
+def test_a_peer_that_is_taken_out_of_the_configuration_is_nobody(make_node: Any) -> None:
+    """Its line in the passwords file stays; else it could go on relaying as a user does."""
+    node = make_node(HOUSE)
+    Passwords(str(node.folder / "passwords"), at_once).set("leaf", "rosebud")
+    node.start()
+    proof = "AUTH PLAIN " + base64.b64encode(b"\0leaf\0rosebud").decode()
+    relay = ("MAIL FROM:<leo@leaf.example>", "RCPT TO:<x@usc.example>", "RSET")
+    before = node.talk()
+    assert before.codes("EHLO leaf.example", proof, *relay) == [250, 235, 250, 250, 250]
+    text = node.file.read_text()
+    node.file.write_text(text.partition("[[peer]]")[0] + text[text.index("[[listen]]") :])
+    node.process.send_signal(signal.SIGHUP)
+    node.wait_for_log("configuration reread")
+    after = node.talk()
+    assert after.codes("EHLO leaf.example", proof, *relay[:2]) == [250, 535, 250, 550]
+    assert after.say("TURN")[0][:3] in ("502", "503")
+    # Who was there before keeps the right to send, and gets nothing any more.
+    assert before.codes(*relay, "TURN") == [250, 250, 250, 502]

@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -271,6 +272,18 @@ def test_one_connection_too_many_from_a_host_is_421_and_the_next_is_served(make_
 
     node.wait_until(served, "a connection is free again")
     assert second.codes("NOOP") == [250]
+
+
+def test_the_connections_of_a_host_are_counted_over_all_listeners(make_node: Any) -> None:
+    listeners = '[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\n' * 2
+    node = make_node(HOUSE + "[limits]\nconnections_per_host = 2\n" + listeners).start()
+    ports = [int(it["where"].rsplit(":", 1)[1]) for it in node.status()["listening"]]
+    with ExitStack() as closing:
+        greetings = []
+        for port in (*ports, *ports):
+            channel = closing.enter_context(socket.create_connection(("127.0.0.1", port), timeout=15))
+            greetings.append(channel.recv(3))
+    assert greetings == [b"220", b"220", b"421", b"421"]
 
 
 def test_replies_that_nobody_reads_fill_no_memory_and_hold_no_connection(make_node: Any) -> None:

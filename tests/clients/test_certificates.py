@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import signal
@@ -11,6 +12,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 NODE = """
 hostname = "mit.example"
@@ -183,6 +186,27 @@ def test_implicit_tls_is_spoken_from_the_first_octet(make_node: Any, authority: 
         assert channel.recv(1000).startswith(b"220 mit.example")
         channel.sendall(b"EHLO me\r\n")
         assert b"STARTTLS" not in channel.recv(1000)
+
+
+def test_who_never_shakes_hands_keeps_no_more_places_than_anybody(make_node: Any, authority: Any) -> None:
+    """A refusal that waits for a handshake would keep the place that it refuses."""
+    limits = "[limits]\nconnections = 8\nconnections_per_host = 2\n"
+    listen = '[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\ntls = "implicit"\n'
+    node = make_node(NODE + limits + listen)
+    authority.issue("mit.example", into=node.folder)
+    node.start()
+    with contextlib.ExitStack() as open_ones:
+        where = ("127.0.0.1", node.port)
+        silent = [open_ones.enter_context(socket.create_connection(where, timeout=15)) for _ in range(12)]
+        for refused in silent[2:]:
+            assert refused.recv(1) == b""
+        other = open_ones.enter_context(socket.create_connection(where, 15, source_address=("127.0.0.2", 0)))
+        with anybody().wrap_socket(other) as under_tls:
+            assert under_tls.recv(100).startswith(b"220 ")
+        for kept in silent[:2]:
+            kept.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                kept.recv(1)
 
 
 def test_a_leaf_fetches_its_mail_by_nothing_but_its_certificate(

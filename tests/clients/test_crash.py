@@ -26,6 +26,7 @@ import pytest
 
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.waiting import wait_until
 
 MESSAGES = int(os.environ.get("MAILNODE_CRASH_MESSAGES", "300"))
 SEED = int(os.environ.get("MAILNODE_CRASH_SEED", "821"))
@@ -45,14 +46,6 @@ RELAY = NODE + '[routes]\n"usc.example" = "tcp:127.0.0.1:PORT"\n'
 NEXT = NODE.replace("mit", "usc") + '[[listen]]\nendpoint = "tcp:PORT:interface=127.0.0.1"\n'
 
 _ID = re.compile(rb"^X-Id: (\S+) ([0-9]+) ([0-9]+)$", re.MULTILINE)
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}; seed {SEED}")
-        time.sleep(0.02)
 
 
 class Campaign:
@@ -81,7 +74,7 @@ class Campaign:
         return self
 
     def wait_for(self, count: int) -> None:
-        wait_until(lambda: len(self.acknowledged) >= count, f"{count} acknowledged")
+        wait_until(lambda: len(self.acknowledged) >= count, f"{count} acknowledged; seed {SEED}", PATIENCE)
 
     def finish(self) -> None:
         self.wait_for(self._count)
@@ -163,7 +156,11 @@ def names_of(node: Any) -> int:
 def judge(campaign: Campaign, node: Any, relayed: bool = False, kills: int = 0) -> None:
     """The oracle over the mailboxes of `node`. Only what is `relayed` may be there twice (RFC 1047): what
     the next host had taken when somebody was killed, before that was written down."""
-    wait_until(lambda: names_of(node) >= len(campaign.acknowledged), "all that was acknowledged")
+    wait_until(
+        lambda: names_of(node) >= len(campaign.acknowledged),
+        f"all that was acknowledged; seed {SEED}",
+        PATIENCE,
+    )
     found: Counter[str] = Counter()
 
     def all_there() -> bool:
@@ -240,7 +237,7 @@ def test_no_acknowledged_message_is_lost_or_doubled_by_kill_9(
         campaign.stop()
     # a delivery that is repeated replaces itself: the name of its file is the same
     judge(campaign, node)
-    wait_until(lambda: nothing_left(node), "an empty spool")
+    wait_until(lambda: nothing_left(node), f"an empty spool; seed {SEED}", PATIENCE)
 
 
 def test_no_acknowledged_message_is_lost_on_its_way_through_two_nodes(make_node: Any) -> None:
@@ -254,7 +251,7 @@ def test_no_acknowledged_message_is_lost_on_its_way_through_two_nodes(make_node:
     finally:
         campaign.stop()
     judge(campaign, usc, relayed=True, kills=kills)
-    wait_until(lambda: nothing_left(mit) and nothing_left(usc), "empty spools")
+    wait_until(lambda: nothing_left(mit) and nothing_left(usc), f"empty spools; seed {SEED}", PATIENCE)
 
 
 def test_no_acknowledged_message_is_lost_by_a_receiver_and_a_sender_apart(make_node: Any) -> None:
@@ -267,7 +264,7 @@ def test_no_acknowledged_message_is_lost_by_a_receiver_and_a_sender_apart(make_n
     finally:
         campaign.stop()
     judge(campaign, sender)
-    wait_until(lambda: nothing_left(sender), "an empty spool")
+    wait_until(lambda: nothing_left(sender), f"an empty spool; seed {SEED}", PATIENCE)
 
 
 class Witness:
@@ -343,10 +340,14 @@ def test_what_smtp_source_was_told_is_safe_is_in_the_mailbox(make_node: Any, nee
                 source.wait()
             node.start()
         assert witness.acknowledged >= ROUNDS * (batch // 10)
-        wait_until(lambda: names_of(node) >= witness.acknowledged, "all that was acknowledged")
-        wait_until(lambda: nothing_queued(node), "an empty spool")
+        wait_until(
+            lambda: names_of(node) >= witness.acknowledged,
+            f"all that was acknowledged; seed {SEED}",
+            PATIENCE,
+        )
+        wait_until(lambda: nothing_queued(node), f"an empty spool; seed {SEED}", PATIENCE)
         assert witness.acknowledged <= names_of(node) <= witness.attempted, f"seed {SEED}"
 
 
 def wait_for_count(witness: Witness, count: int) -> None:
-    wait_until(lambda: witness.acknowledged >= count, f"{count} acknowledged")
+    wait_until(lambda: witness.acknowledged >= count, f"{count} acknowledged; seed {SEED}", PATIENCE)

@@ -26,7 +26,8 @@ from twisted.internet.defer import succeed
 from mailnode.access.passwords import Passwords
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
-from tests.clients.spools import spooled
+from tests.clients.spools import spooled, wait_for_spool
+from tests.clients.waiting import wait_until
 
 SECRET = "open sesame"
 
@@ -73,18 +74,6 @@ names = ["leo", "lea"]
 [relay]
 networks = []
 """
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.01)
-
-
-def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
-    wait_until(lambda: spooled(node) == list(expected), f"{expected} in the spool, not {spooled(node)}")
 
 
 def give(hub: Any, octets: bytes, *recipients: str) -> None:

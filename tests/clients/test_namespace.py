@@ -27,6 +27,7 @@ import pytest
 
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.waiting import wait_until
 
 PATIENCE = 30.0
 SIGN_OF_LIFE = 1.0  # seconds
@@ -57,14 +58,6 @@ names = ["leo"]
 "*" = "hold"
 """
 MAILNODE = (sys.executable, "-c", "from mailnode.cli import main; main()")
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.005)
 
 
 class Network:

@@ -21,6 +21,7 @@ from mailnode.access.passwords import Passwords
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
 from tests.clients.spools import spooled
+from tests.clients.waiting import wait_until
 
 SECRET = "open sesame"
 SIGN_OF_LIFE = 1.0  # seconds; the shortest there is
@@ -69,14 +70,6 @@ user = "leaf"
 wait = "1s"
 every = "2s"
 """  # the back-off between calls grows up to `every`
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.01)
 
 
 class Wire:

@@ -309,6 +309,41 @@ def test_half_a_token_is_garbled(hub: House, leaf: House) -> None:
     leaf.fails(65, "garbled", "join", token[: len(token) // 2])
 
 
+BOTH_DOORS = """
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+tls = "none"
+[[listen]]
+endpoint = "tcp:0:interface=127.0.0.1"
+role = "submission"
+tls = "implicit"
+"""
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_hub_that_begins_with_tls_is_joined_and_called_so(
+    make_node: Callable[..., Any], make_leaf: Callable[..., House], authority: Any, run: Any, signed: bool
+) -> None:
+    text = HUB.replace("[users]", '[users]\npasswords = "passwords"') + BOTH_DOORS
+    hub = House(make_node(text, "hub"), run)
+    authority.issue("localhost" if signed else "hub.example", into=hub.node.folder)
+    hub.node.start()
+    port = hub.node.status()["listening"][1]["where"].rsplit(":", 1)[1]
+    roots = f'\n[tls]\nroots = "{authority.roots}"\n' if signed else ""
+    leaf = make_leaf(LEAF + roots)
+    host = "localhost" if signed else "127.0.0.1"
+    token = hub.says(*hub.invitation(leaf)[:4], "--endpoint", f"{host}:{port}").strip()
+    assert decode(token).implicit
+    leaf.node.start()
+    give(hub.node, "hubert@hub.example", f"leo@{leaf.name}.example", "before")
+    said = leaf.says("join", token)
+    assert ("verified" if signed else "pinned") in said
+    leaf.node.wait_for_mail("leo")
+    leaf.gets_mail(hub, "over the open line")
+    (dial,) = (text for name, text in leaf.files().items() if name.endswith(".toml"))
+    assert "implicit = true" in dial and ('tls = "verified"' in dial) is signed
+
+
 # ------------------------------------------------------------------ hubs that cannot be reached or trusted
 
 
@@ -478,6 +513,48 @@ def test_by_default_a_hub_is_called_by_its_name_where_customers_are_served(stopp
     assert "no node is running" in done.stderr and done.returncode == 0
     token = decode(done.stdout)
     assert (token.host, token.port, token.domains) == ("hub.example", 587, ("leaf.example",))
+
+
+@pytest.mark.parametrize(
+    ("listeners", "endpoint", "found"),
+    [
+        ([("tcp:25", "smtp", "starttls"), ("tcp:465", "submission", "implicit")], (), (465, True)),
+        (
+            [("tcp:25", "smtp", "starttls"), ("tcp:465", "submission", "implicit")],
+            ("--endpoint", "hub.example:25"),
+            (25, False),
+        ),
+        (
+            [("tcp:587", "submission", "starttls"), ("tcp:465", "submission", "implicit")],
+            ("--endpoint", "hub.example:465"),
+            (465, True),
+        ),
+        (
+            [("tcp:465:interface=127.0.0.1", "submission", "implicit")],
+            ("--endpoint", "hub.example:10465"),
+            (10465, True),
+        ),
+    ],
+)
+def test_the_token_says_how_tls_begins_where_it_leads(
+    stopped_hub: House,
+    listeners: list[tuple[str, str, str]],
+    endpoint: tuple[str, ...],
+    found: tuple[int, bool],
+) -> None:
+    file = stopped_hub.node.file
+    text = file.read_text().partition("[[listen]]")[0].replace("[users]\n", '[users]\npasswords = "p"\n')
+    for where, role, tls in listeners:
+        text += f'[[listen]]\nendpoint = "{where}"\nrole = "{role}"\ntls = "{tls}"\n'
+    file.write_text(text)
+    token = decode(stopped_hub.says("invite", "leaf", "--domain", "leaf.example", *endpoint))
+    assert (token.port, token.implicit) == found
+
+
+def test_where_no_listener_has_tls_nobody_is_invited(stopped_hub: House) -> None:
+    file = stopped_hub.node.file
+    file.write_text(file.read_text().replace("[[listen]]", '[[listen]]\ntls = "none"'))
+    stopped_hub.fails(78, 'tls = "starttls" or "implicit"', "invite", "leaf", "--domain", "leaf.example")
 
 
 def test_a_peer_that_there_is_already_is_invited_as_it_is(own_hub: House, leaf: House) -> None:

@@ -155,6 +155,41 @@ def test_outgoing_mail_goes_at_once_while_the_line_stays_open(make_hub: Any, mak
     assert hub.text().count("turned the line") == 1
 
 
+def test_a_line_goes_on_over_a_reread_that_does_not_concern_it(make_hub: Any, make_leaf: Any) -> None:
+    hub = make_hub()
+    leaf = make_leaf(hub.port)
+    leaf.wait_for_log("line open")
+    peer = 'domains = ["twig.example"]\nallow = ["address"]\naddresses = ["::1"]'
+    for table in (
+        f'[[peer]]\nname = "twig"\n{peer}',
+        '[[dial]]\nname = "root"\nendpoint = "tcp:127.0.0.1:9"',
+        "",
+    ):
+        for node in (hub, leaf):
+            seen = len(node.text())
+            node.file.write_text(f"{node.file.read_text()}\n{table}\n")
+            node.process.send_signal(signal.SIGHUP)
+            node.wait_for_log("configuration reread", after=seen)
+    give(hub, "hubert@hub.example", "leo@leaf.example", text="over the same line")
+    assert text_of(leaf.wait_for_mail("leo")[0]) == "over the same line"
+    assert "the open line" not in leaf.text() and hub.text().count("turned the line") == 1
+
+
+@pytest.mark.parametrize("how", ["its secret", "its peer"])
+def test_a_hub_that_shuts_a_peer_out_ends_its_line(make_hub: Any, make_leaf: Any, how: str) -> None:
+    hub = make_hub()
+    leaf = make_leaf(hub.port)
+    leaf.wait_for_log("line open")
+    if how == "its peer":
+        hub.file.write_text(hub.file.read_text().replace('name = "leaf"', 'name = "leaves"'))
+    else:
+        passwords = Passwords(str(hub.folder / "passwords"), lambda work: succeed(work()))
+        assert passwords.remove("leaf")
+    hub.process.send_signal(signal.SIGHUP)
+    leaf.wait_for_log("the open line to hub has ended")
+    leaf.wait_for_log("535 5.7.8")
+
+
 def test_a_hub_that_restarts_or_rereads_gets_its_line_back(make_hub: Any, make_leaf: Any) -> None:
     hub = make_hub(HUB + '[[listen]]\nendpoint = "tcp:PORT:interface=127.0.0.1"\n'.replace("PORT", free()))
     leaf = make_leaf(hub.port)
@@ -162,6 +197,8 @@ def test_a_hub_that_restarts_or_rereads_gets_its_line_back(make_hub: Any, make_l
     for how in ("reread", "restart"):
         seen = len(leaf.text())
         if how == "reread":
+            text = hub.file.read_text()
+            hub.file.write_text(text.replace('["leaf.example"]', '["leaf.example", "b.example"]'))
             hub.process.send_signal(signal.SIGHUP)
         else:
             hub.stop()

@@ -19,6 +19,7 @@ import pytest
 
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
+from tests.clients.waiting import wait_until
 
 PATIENCE = 15.0  # seconds
 
@@ -31,14 +32,6 @@ names = ["jones", "brown"]
 first = "1s"
 """
 OPENING = ("HELO client.example", "MAIL FROM:<smith@usc.example>", "RCPT TO:<jones@mit.example>", "DATA")
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.01)
 
 
 def spooled(node: Any) -> list[str]:
@@ -292,7 +285,7 @@ def test_a_disk_that_takes_nothing_more_is_452_or_451_and_the_node_lives(make_no
     assert give(node, "last") == 250
     wait_until(lambda: any(it.endswith("\nlast\n") for it in node.mailbox("jones")), "the last message")
     wait_until(lambda: spooled(node) == [], "an empty spool", 40)
-    assert os.listdir(node.data / "drafts") == [] and os.listdir(node.data / "bodies") == []
+    node.wait_for_empty_spool()  # drafts are removed after the reply, bodies after the delivery
 
 
 def test_a_mailbox_that_cannot_be_written_delays_its_mail_and_loses_none(make_node: Any) -> None:

@@ -8,12 +8,13 @@ import pwd
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.clients.waiting import wait_until
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 NODE = f"""
@@ -61,13 +62,6 @@ elif act == "out":
 else:
     bus.get_object(NAME, PATH).ListSessions(dbus_interface=NAME + ".Manager")
 """
-
-
-def wait_until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 15
-    while not true():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.02)
 
 
 class Logind:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any
@@ -14,7 +13,8 @@ import pytest
 from twisted.internet.defer import succeed
 
 from mailnode.access.passwords import Passwords
-from tests.clients.spools import spooled
+from tests.clients.spools import spooled, wait_for_spool
+from tests.clients.waiting import wait_until
 
 PATIENCE = 15.0  # seconds
 
@@ -53,21 +53,9 @@ outbound = true
 SECRET = "open sesame"
 
 
-def wait_until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE} s in vain: {what}")
-        time.sleep(0.01)
-
-
 def set_password(node: Any, name: str, secret: str, recoverable: bool = False) -> None:
     passwords = Passwords(str(node.folder / "passwords"), lambda check: succeed(check()))
     passwords.set(name, secret, recoverable=recoverable)
-
-
-def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
-    wait_until(lambda: spooled(node) == list(expected), f"{expected} in the spool, not {spooled(node)}")
 
 
 def give(node: Any, sender: str, *recipients: str, text: str = "hello") -> None:

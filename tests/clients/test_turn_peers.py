@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
-from tests.clients.spools import spooled
+from tests.clients.spools import wait_for_spool
+from tests.clients.waiting import wait_until
 
 PATIENCE = 15.0
 HUB = """
@@ -64,18 +64,6 @@ while (defined(my $line = <$smtp>)) {
     print $smtp "250 ok\r\n";
 }
 """
-
-
-def wait_until(true: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE} s in vain: {what}")
-        time.sleep(0.01)
-
-
-def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
-    wait_until(lambda: spooled(node) == list(expected), f"{expected} in the spool, not {spooled(node)}")
 
 
 def give(node: Any, recipient: str, *texts: str) -> None:

@@ -17,7 +17,8 @@ from twisted.internet.defer import succeed
 from mailnode.access.passwords import Passwords
 from mailnode.interfaces import Selection
 from mailnode.spool.sqlite import SqliteSpool
-from tests.clients.spools import spooled
+from tests.clients.spools import spooled, wait_for_spool
+from tests.clients.waiting import wait_until
 
 SECRET = "open sesame"
 HUB = """
@@ -43,18 +44,6 @@ domains = ["leaf.example", "branch.example"]
 name = "other"
 domains = ["other.example"]
 """
-
-
-def wait_until(true: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain: {what}")
-        time.sleep(0.01)
-
-
-def wait_for_spool(node: Any, *expected: tuple[str, str]) -> None:
-    wait_until(lambda: spooled(node) == list(expected), f"{expected} in the spool, not {spooled(node)}")
 
 
 def plain(name: str, secret: str = SECRET) -> str:

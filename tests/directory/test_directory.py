@@ -139,6 +139,11 @@ def test_an_alias_of_the_postmaster_wins_over_the_configured_one() -> None:
     assert directory.lookup("postmaster") == Addresses("postmaster", (("", Path("a")),))
 
 
+def test_who_logs_in_is_a_user_in_upper_or_lower_case() -> None:
+    assert DIRECTORY.is_user("jones") and DIRECTORY.is_user("Jones")
+    assert not any(map(DIRECTORY.is_user, ("root", "", "jon", "jones@mit.edu", "../jones", "\0jones")))
+
+
 def test_the_account_of_a_user_is_found_by_its_exact_name_only() -> None:
     assert DIRECTORY.account("jones") == Account("jones", "Jim Jones")
     assert DIRECTORY.account("Jones") is None

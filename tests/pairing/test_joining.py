@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,10 @@ class Hub:
         self.calls: list[str] = []
 
     def __call__(self, plan: Plan, verify: bool) -> Called:
-        assert plan.tls == "required"
+        if self.token.implicit:  # else STARTTLS would be said under TLS
+            assert plan.tls == "none" and plan.secure and plan.private
+        else:
+            assert plan.tls == "required" and plan.known and not plan.private
         self.calls.append("pair" if plan.pair else "verify" if verify else "pinned")
         answer = self.answers.pop(0) if self.answers else None
         if isinstance(answer, Exception):
@@ -134,6 +138,18 @@ def test_any_other_certificate_is_pinned(tmp_path: Path, make_token: Callable[..
     assert leaf.dials[-1]["fingerprint"] == leaf.hub.token.fingerprint
     assert leaf.dials[-1]["tls"] == "required" and "pinned" in leaf.said["certificate"]
     assert leaf.hub.calls == ["pair", "pinned"]
+
+
+@pytest.mark.parametrize("verifies", [True, False])
+def test_a_hub_by_implicit_tls_is_called_so_from_then_on(
+    tmp_path: Path, token: Token, verifies: bool
+) -> None:
+    leaf = Leaf(tmp_path, Hub(replace(token, implicit=True)))
+    leaf.hub.verifies = verifies
+    leaf.join()
+    assert leaf.is_paired() and all(dial["implicit"] is True for dial in leaf.dials)
+    assert leaf.dials[-1]["tls"] == ("verified" if verifies else "required")
+    assert ("fingerprint" in leaf.dials[-1]) is not verifies
 
 
 @pytest.mark.parametrize(

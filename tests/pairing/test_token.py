@@ -64,6 +64,8 @@ def test_a_token_is_one_word_and_comes_back_whole() -> None:
     text = TOKEN.encode()
     assert len(text.split()) == 1 and text.startswith(PREFIX) and len(text) < 250
     assert decode(text) == TOKEN
+    implicit = replace(TOKEN, implicit=True)
+    assert decode(implicit.encode()) == implicit and len(implicit.encode()) < 250
 
 
 def test_the_secret_is_shown_in_no_description() -> None:
@@ -155,6 +157,13 @@ def test_a_token_that_somebody_made_up_goes_nowhere(key: str, value: object) -> 
     with pytest.raises(TokenError, match="cannot be used"):
         decode(word(fields(**{key: value})))
     decode(word(fields()))  # as it is without that
+
+
+@pytest.mark.parametrize("implicit", [1, 0, "yes", None, [True]])
+def test_tls_begins_with_the_first_octet_or_it_does_not(implicit: object) -> None:
+    assert decode(word(fields(implicit=True))).implicit and not decode(word(fields(implicit=False))).implicit
+    with pytest.raises(TokenError, match="cannot be understood"):
+        decode(word(fields(implicit=implicit)))
 
 
 def test_the_name_of_an_invitation_hangs_on_its_secret_and_does_not_tell_it() -> None:

@@ -99,6 +99,7 @@ class House:
         self.notices = Notices()
         self.relay = Relay()
         self.mailbox = MemoryMailbox()
+        self.secrets: dict[str, str] = {}
         self.wrong_time = 0.0  # by which the time of day is set forward
         self.directory = Directory(
             [NamedUsers([("jones", "")])],
@@ -113,17 +114,23 @@ class House:
             clock=clock,
             keeping=self._keeping(),
             routed=["route.edu"],
+            secret_of=lambda name: self.secrets.get(name),
         )
         self.settling.holding = self.peering
         self.terminals = MemoryTerminals()
-        self.intake = Intake("hub.edu", self.routing, self.terminals, spool, self.now)
-        self.intake.holding = self.peering
+        self.intake = self.new_intake()
         self.dispatch = Dispatch(
             *(spool, self.routing, self.mailbox, self.terminals, self.relay, self.settling),
             *(clock, self.now),
         )
         self.intake.dispatch = self.dispatch
         self.peering.settlements.queued = self.dispatch.wake
+
+    def new_intake(self) -> Intake:
+        """One that goes by the configuration as it is now."""
+        intake = Intake("hub.edu", self.routing, self.terminals, self.spool, self.now)
+        intake.holding = self.peering
+        return intake
 
     def now(self) -> float:
         return self.clock.seconds() + self.wrong_time

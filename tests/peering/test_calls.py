@@ -30,6 +30,21 @@ def test_the_command_that_turns_the_line(call: Call, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("endpoint", "fingerprint", "known"),
+    [
+        ("tcp:hub:25", "", False),
+        ("tcp:hub:25", "sha256:" + "0" * 64, True),
+        ("tls:hub:465", "", True),  # Twisted looks at the certificate
+        ("ssl:hub:465", "", False),  # and here it does not
+    ],
+)
+def test_whose_certificate_is_looked_at_whatever_the_policy(
+    endpoint: str, fingerprint: str, known: bool
+) -> None:
+    assert Call("hub", endpoint, fingerprint=fingerprint).is_known is known
+
+
+@pytest.mark.parametrize(
     ("how", "well", "refused"),
     [
         (ended(250, turned=True), True, False),

@@ -17,6 +17,7 @@ from mailnode.channel.receiving import Doors
 from mailnode.peering.calls import FIRST, Call
 from mailnode.peering.conversation import QUIET
 from mailnode.peering.dialing import GATHER, BusyError, Dialing
+from mailnode.peering.peers import Peer
 
 HUB = Call("hub", "tcp:hub:25", outbound=False)
 EHLO = "250-hub\r\n250-XWAIT 1 3600\r\n250 SIZE\r\n"
@@ -60,9 +61,9 @@ class Connection:
     def refuse(self) -> None:
         self.connected.errback(Failure(ConnectionRefusedError("nobody there")))
 
-    def up(self, *replies: str) -> Connection:
+    def up(self, *replies: str, address: str = "192.0.2.1") -> Connection:
         """The connection is there, and says this, one after another."""
-        self.protocol = self.factory.buildProtocol(IPv4Address("TCP", "192.0.2.1", 25))
+        self.protocol = self.factory.buildProtocol(IPv4Address("TCP", address, 25))
         self.transport.protocol = self.protocol
         lost = self.protocol.connectionLost
 
@@ -122,8 +123,8 @@ class Desk:
             raise ValueError("Unknown endpoint type")
         return Endpoint()
 
-    def use(self, *calls: Call) -> None:
-        self.dialing.use(calls, self.doors, None)
+    def use(self, *calls: Call, **how: bool) -> None:
+        self.dialing.use(calls, self.doors, None, **how)
 
     def dial(self, name: str = "hub") -> list[Any]:
         """What will have come of it."""
@@ -146,6 +147,35 @@ class Desk:
 @pytest.fixture
 def desk(house: Any) -> Desk:
     return Desk(house)
+
+
+# ------------------------------------------------------------------------ secrets
+
+
+@pytest.mark.parametrize(
+    ("changes", "address", "told"),
+    [
+        ({}, "192.0.2.1", False),
+        ({}, "127.0.0.1", True),
+        ({"tls": "none"}, "192.0.2.1", False),
+        ({"endpoint": "ssl:hub:465"}, "192.0.2.1", False),
+    ],
+)
+def test_the_password_itself_is_said_to_no_host_that_may_be_another(
+    desk: Desk, changes: dict[str, Any], address: str, told: bool
+) -> None:
+    desk.use(replace(HUB, user="leaf", secret="open sesame", **changes))
+    results = desk.dial()
+    connection = desk.connections[0].up(address=address)
+    connection.say("220 hub\r\n")
+    said = connection.say("250-hub\r\n250 AUTH PLAIN LOGIN\r\n")
+    if told:
+        assert said == ["AUTH PLAIN AGxlYWYAb3BlbiBzZXNhbWU="]
+        return
+    assert said == ["QUIT"]
+    connection.say("221 bye\r\n")
+    connection.cut()
+    assert results[0].reply.code == 504 and 'tls = "verified"' in str(results[0].reply)
 
 
 # ------------------------------------------------------------------------ when
@@ -334,6 +364,44 @@ def test_an_open_line_is_called_for_at_once_and_stays(desk: Desk, line: Connecti
         assert line.say("NOOP\r\n")[0].startswith("250")
         desk.clock.advance(30)
     assert not line.closed and desk.connections == [line]
+
+
+@pytest.mark.parametrize(
+    ("changes", "others_alone", "stays"),
+    [
+        ({}, True, True),
+        ({}, False, False),
+        ({"secret": "another"}, True, False),
+        ({"domains": ("more.edu",), "command": "ATRN"}, True, False),
+    ],
+)
+@pytest.mark.parametrize("when", ["open", "about to be"])
+def test_an_open_line_goes_on_when_nothing_has_changed_that_concerns_it(
+    desk: Desk, changes: dict[str, Any], others_alone: bool, stays: bool, when: str
+) -> None:
+    desk.use(LINE)
+    desk.dialing.start()
+    desk.clock.advance(FIRST)
+    if when == "open":
+        line = desk.open_line()
+    desk.use(replace(LINE, **changes), replace(LINE, name="else", wait=0), others_alone=others_alone)
+    if when == "about to be":
+        line = desk.open_line()
+    desk.clock.advance(0)
+    assert line.closed is not stays
+    desk.clock.advance(FIRST)
+    assert len(desk.connections) == 1 + line.closed
+
+
+def test_a_line_that_goes_on_brings_mail_by_the_new_configuration(desk: Desk, line: Connection) -> None:
+    assert line.say(MAIL[0]) == ["250 2.1.0 OK"]
+    assert line.say("RCPT TO:<x@late.edu>\r\n")[0].startswith("550")
+    line.say("RSET\r\n")
+    desk.house.reread(*desk.house.peers, Peer("late", ("late.edu",)))
+    desk.doors = replace(desk.doors, intake=desk.house.new_intake())
+    desk.use(LINE, others_alone=True)
+    line.say(MAIL[0])
+    assert line.say("RCPT TO:<x@late.edu>\r\n")[0].startswith("250")
 
 
 def test_who_asks_for_the_call_is_told_when_the_line_is_open_and_idle(desk: Desk) -> None:

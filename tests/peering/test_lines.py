@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from mailnode.mail import Mode, Reply
 from mailnode.peering.letters import AGAIN, AT_ONCE, HeldLetters
+from mailnode.peering.peers import Peer
 
 
 def wait(house: Any, hands: Any, *domains: str) -> tuple[HeldLetters, Any]:
@@ -111,15 +113,49 @@ def test_a_connection_that_is_gone_waits_for_nothing(house: Any, hands: Any) -> 
     assert house.queue() == [("b@leaf.edu", "held")]
 
 
-@pytest.mark.parametrize("how", ["the configuration is reread", "the node goes down"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "its peer has changed",
+        "its peer is none any more",
+        "its peer has another secret",
+        "its peer has no secret any more",
+        "the node goes down",
+    ],
+)
 def test_a_line_ends_when(house: Any, hands: Any, how: str) -> None:
+    house.secrets["leaf"] = "secret"
     _, fired = wait(house, hands)
     if how == "the node goes down":
         house.peering.drain()
+    elif how == "its peer has changed":
+        house.reread(replace(house.LEAF, domains=("leaf.edu",)), house.OLD)
+    elif how == "its peer is none any more":
+        house.reread(house.OLD)
     else:
-        house.reread(house.LEAF)
+        house.secrets.pop("leaf")
+        if how == "its peer has another secret":
+            house.secrets["leaf"] = "another"
+        house.reread(*house.peers)
     assert fired == [None]
     assert not house.peering.lines.is_open("leaf.edu")
+
+
+def test_a_line_goes_on_when_others_have_changed_and_goes_by_what_is_new(house: Any, hands: Any) -> None:
+    house.secrets.update(leaf="secret", old="secret")
+    letters, fired = wait(house, hands)
+    house.secrets["old"] = "another"
+    house.reread(house.LEAF, replace(house.OLD, domains=("new.edu",)), Peer("more", ("more.edu",)))
+    assert fired == [] and house.peering.lines.is_open("leaf.edu")
+    house.give("m@more.edu", "b@leaf.edu")
+    assert [recipient.path.mailbox for recipient in fired[0].recipients] == ["b@leaf.edu"]
+    assert letters._routing is house.routing
+    hands.answer(letters, fired[0], hands.ok)
+    house.secrets["leaf"] = "another"  # the line that was opened with the new secret stays
+    second, again = wait(house, hands)
+    house.reread(*house.peers)
+    assert again == [] and not second.is_over
+    assert hands.fired(letters.next()) == [None]
 
 
 def test_a_line_that_is_ended_in_mid_letter_gives_what_is_there_and_no_more(house: Any, hands: Any) -> None:

@@ -133,6 +133,22 @@ def test_a_secret_goes_to_no_host_in_the_clear() -> None:
     assert said == [b"QUIT"]
 
 
+@pytest.mark.parametrize("tls", ["opportunistic", "required"])
+def test_who_stands_in_between_with_any_certificate_is_told_no_password(server_tls: Any, tls: str) -> None:
+    letters = Letters(letter())
+    plan = Plan("mit.example", tls=tls, name="leaf", secret="open sesame")
+    line = House().answered(plan, letters, tls=ClientTls())
+    line.say(b"220 else.example\r\n")
+    assert line.say(b"250-else.example\r\n250 STARTTLS\r\n") == [b"STARTTLS"]
+    line.end.write(b"220 go\r\n")
+    line.end.startTLS(server_tls.creator)
+    assert line.say(b"") == [b"EHLO mit.example"]
+    assert line.say(b"250-else.example\r\n250 AUTH PLAIN LOGIN\r\n") == [b"QUIT"]
+    line.say(b"221 bye\r\n")
+    assert [how.reply.status for how in letters.ended] == ["5.7.4"]
+    assert letters.outcomes == [] and len(letters.waiting) == 1
+
+
 # ------------------------------------------------------------------------------ TURN
 
 

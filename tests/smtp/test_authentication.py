@@ -115,7 +115,7 @@ def test_a_wrong_secret_and_an_unknown_name_are_refused_in_the_same_words(
 
 @pytest.mark.parametrize(("certified", "ending"), [(True, Ending.DONE), (False, Ending.REFUSED)])
 def test_external_is_believed_by_the_certificate_alone(certified: bool, ending: Ending) -> None:
-    plan = Plan("usc.example", certificate=True, private=True)
+    plan = Plan("usc.example", certificate=True, secure=True)
     ended, receiver, access = meet(plan, "EXTERNAL", Access(certified))
     assert ended.ending is ending
     assert receiver.authenticated is certified

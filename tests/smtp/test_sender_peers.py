@@ -269,7 +269,7 @@ def test_a_certificate_without_a_name_needs_no_auth() -> None:
         (AUTH_PLAN, "AUTH LOGIN CRAM-MD5", b"AUTH LOGIN\r\n"),
         (OPEN_PLAN, "AUTH PLAIN CRAM-MD5 LOGIN", b"AUTH CRAM-MD5\r\n"),
         (
-            replace(AUTH_PLAN, certificate=True, name="", secret=""),
+            replace(AUTH_PLAN, certificate=True, secure=True, name="", secret=""),
             "AUTH PLAIN EXTERNAL",
             b"AUTH EXTERNAL =\r\n",
         ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -158,10 +159,10 @@ def test_a_host_that_will_not_talk_under_tls_is_asked_no_second_time() -> None:
     assert call.ended == Ended(Ending.REFUSED, Reply(554, "no"))
 
 
-def test_tls_makes_the_channel_private() -> None:
-    """A secret is said under TLS that is not said without."""
+def test_a_refused_starttls_makes_no_channel_private() -> None:
+    """A password is said under TLS to a host that is known, and to nobody without it."""
     for answer, secret in (("220 go\r\n", True), ("454 not now\r\n", False)):
-        call = up_to_starttls(name="jones", secret="secret")
+        call = up_to_starttls(name="jones", secret="secret", known=True)
         found = call.hear(answer)
         if secret:
             call.secured()
@@ -173,3 +174,66 @@ def test_tls_makes_the_channel_private() -> None:
 def test_a_handshake_that_nobody_asked_for_is_our_own_mistake() -> None:
     with pytest.raises(ValueError):
         Sender(PLAN).secured()
+
+
+# ------------------------------------------------------------------ secrets
+
+
+LEAF = {"name": "leaf", "secret": "open sesame"}
+
+
+def under_tls(offered: str, **options: object) -> tuple[Call, list[events.SenderEvent]]:
+    """A call on which TLS came about, and what it says to a host that offers these mechanisms."""
+    call = up_to_starttls(**options)  # type: ignore[arg-type]
+    call.hear("220 go\r\n")
+    call.secured()
+    return call, call.hear(f"250-mit.example\r\n250 AUTH {offered}\r\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"tls": "verified"}, {"tls": "required", "known": True}, {"tls": "opportunistic", "private": True}],
+)
+def test_a_host_whose_certificate_was_looked_at_is_told_the_password_itself(options: dict[str, Any]) -> None:
+    for mechanism in ("PLAIN", "LOGIN"):
+        _, said = under_tls(mechanism, **LEAF, **options)
+        assert isinstance(said[0], events.Write) and said[0].octets.startswith(b"AUTH " + mechanism.encode())
+
+
+@pytest.mark.parametrize("tls", ["opportunistic", "required"])
+@pytest.mark.parametrize("offered", ["PLAIN", "LOGIN", "LOGIN PLAIN", "PLAIN GSSAPI"])
+def test_tls_with_just_anybody_is_told_no_password_and_the_operator_hears_what_to_set(
+    tls: str, offered: str
+) -> None:
+    call, said = under_tls(offered, tls=tls, **LEAF)
+    assert said == [events.Write(b"QUIT\r\n")]
+    call.hear("221 bye\r\n")
+    assert call.ended.ending is Ending.REFUSED and (call.ended.reply.code, call.ended.reply.status) == (
+        504,
+        "5.7.4",
+    )
+    assert 'tls = "verified"' in str(call.ended.reply) and "fingerprint" in str(call.ended.reply)
+
+
+@pytest.mark.parametrize("tls", ["opportunistic", "required"])
+def test_tls_with_just_anybody_is_good_for_what_does_not_give_the_secret_away(tls: str) -> None:
+    for offered, taken in (
+        ("PLAIN CRAM-MD5", "CRAM-MD5"),
+        ("PLAIN LOGIN SCRAM-SHA-256 CRAM-MD5", "SCRAM-SHA-256"),
+    ):
+        _, said = under_tls(offered, tls=tls, **LEAF)
+        assert isinstance(said[0], events.Write) and said[0].octets.startswith(f"AUTH {taken}".encode())
+    _, said = under_tls("EXTERNAL PLAIN", tls=tls, certificate=True)
+    assert said == [events.Write(b"AUTH EXTERNAL =\r\n")]
+
+
+def test_a_certificate_proves_nothing_without_the_tls_that_showed_it() -> None:
+    call = Call(Plan("usc.example", certificate=True, private=True))
+    call.hear("220 ready\r\n")
+    assert isinstance(call.hear("250-mit.example\r\n250 AUTH EXTERNAL\r\n")[0], events.LetterWanted)
+
+
+def test_a_host_that_offers_nothing_we_know_is_told_of_as_such() -> None:
+    call, _ = under_tls("GSSAPI", tls="required", **LEAF)
+    call.hear("221 bye\r\n")
+    assert "no way to authenticate" in str(call.ended.reply)

@@ -78,7 +78,8 @@ def choose(
 ) -> tuple[str, ClientExchange] | None:
     """The mechanism to take and its exchange, None if none of `offered` will do.
 
-    `private`: nobody on the way can read it (TLS, loopback, a local socket). `certificate`: ours was shown.
+    `private`: nobody but the host itself can read it (loopback, a local socket, TLS with a certificate that
+    was looked at). `certificate`: ours was shown.
     """
     words = {word.upper() for word in offered}
     if certificate and not secret:
