@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from secrets import token_urlsafe
-from typing import cast
+from typing import Final, cast
 
 from mailnode.mail import Reply
 from mailnode.smtp import sasl
