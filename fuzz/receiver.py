@@ -9,6 +9,7 @@ Invariants:
 - Mail data joined is what stands between DATA and its end, dots unstuffed, and nothing behind the end;
   or the octets of the chunks, and nothing behind the last.
 - Nothing is told under TLS that came before it.
+- Custody that is decided late, in any order, changes no reply and no other event.
 - Every transaction ends once: in custody or discarded; nothing is told of one that is over.
 - When nothing is asked, what waits is less than a line; after the end of the channel nothing is told.
 """
@@ -16,6 +17,7 @@ Invariants:
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from fuzz.choices import arrivals, pick, split
 from mailnode.mail import Mode, Reply, Rights
@@ -29,7 +31,15 @@ LINE = 512  # octets, RFC 821 4.5.3
 
 MECHANISMS = ("EXTERNAL", "SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5")
 ALL = Rights(
-    tuple(Mode), relay=True, verify=True, expand=True, turn=True, atrn=True, etrn=True, mechanisms=MECHANISMS
+    tuple(Mode),
+    relay=True,
+    verify=True,
+    expand=True,
+    turn=True,
+    atrn=True,
+    etrn=True,
+    once=True,
+    mechanisms=MECHANISMS,
 )
 RIGHTS = (
     ALL,
@@ -98,12 +108,19 @@ class Holder:
                 table = ANSWERS.get(type(event).__name__, (GO_ON, NO, LATER))
                 choice = self._choices[self._asked % len(self._choices)]
                 self._asked += 1
-                receiver.answer(pick(choice, table))
+                self._answer(pick(choice, table))
         assert not receiver.asking
-        assert receiver.pending <= AUTH_LINE + 2
+        self._waits_for_little()
 
-    def stream(self) -> list[str]:
-        """The events as text, mail data joined; how much is told of what is then refused is of no account."""
+    def _waits_for_little(self) -> None:
+        assert self.receiver.pending <= AUTH_LINE + 2
+
+    def _answer(self, answer: events.Answer) -> None:
+        self.receiver.answer(answer)
+
+    def stream(self, replies: bool = True) -> list[str]:
+        """The events as text, with or without the replies; mail data joined, and how much is told of what is
+        then refused is of no account."""
         found: list[str] = []
         data = b""
         for event in self.told:
@@ -113,8 +130,67 @@ class Holder:
             if data and not isinstance(event, events.Discarded):
                 found.append(f"data {data!r}")
             data = b""
-            found.append(repr(event))
+            if replies or not isinstance(event, Reply):
+                found.append(repr(event))
         return found
+
+
+class Late(Holder):
+    """Decides custody late where it may, some of it at each arrival."""
+
+    def __init__(self, decisions: bytes) -> None:
+        super().__init__(decisions)
+        self._waiting: list[tuple[Callable[[Reply], None], Reply]] = []
+        self._order = decisions[10:] or b"\0"
+        self._steps = 0
+
+    def _answer(self, answer: events.Answer) -> None:
+        if self.receiver.may_postpone:
+            assert isinstance(self.told[-1], events.AskCustody) and isinstance(answer, Reply)
+            self._waiting.append((self.receiver.postpone(), answer))
+        else:
+            self.receiver.answer(answer)
+
+    def _waits_for_little(self) -> None:
+        if not self._waiting:  # else what cannot go ahead waits
+            super()._waits_for_little()
+
+    def arrive(self, octets: bytes) -> None:
+        super().arrive(octets)
+        self.decide(self._order[self._steps % len(self._order)] % 3)
+
+    def decide(self, count: int) -> None:
+        for _ in range(min(count, len(self._waiting))):
+            self._steps += 1
+            decide, reply = self._waiting.pop(
+                self._order[self._steps % len(self._order)] % len(self._waiting)
+            )
+            decide(reply)
+            self.run()
+
+    def end(self) -> None:
+        while self._waiting:
+            self.decide(len(self._waiting))
+
+
+def _as_if_at_once(decisions: bytes, octets: bytes, prompt: Holder) -> None:
+    late = Late(decisions)
+    late.run()
+    for piece in arrivals(octets, decisions[10:]):
+        late.arrive(piece)
+    late.end()
+    _speaks_plainly(late)
+    # What counts commands that brought no mail may count a few less while it is not known that they did.
+    if late.limits is LIMITS[0] and not _turned(prompt) and not _turned(late):
+        assert _replies_of(late) == _replies_of(prompt)
+        late.told, prompt.told = (
+            [it for it in told if not isinstance(it, Reply)] for told in (late.told, prompt.told)
+        )
+        assert late.stream() == prompt.stream()
+
+
+def _replies_of(holder: Holder) -> list[Reply]:
+    return [event for event in holder.told if isinstance(event, Reply)]
 
 
 def TestOneInput(data: bytes) -> None:
@@ -132,6 +208,7 @@ def TestOneInput(data: bytes) -> None:
         _speaks_plainly(holder)
         _ends_what_it_begins(holder)
         _is_over_when_it_is_over(holder)
+    _as_if_at_once(decisions, octets, cut)
     _line_by_line(Holder(decisions), octets)
     _keeps_the_end(decisions, octets)
     _keeps_chunks_apart(decisions, octets)

@@ -9,6 +9,7 @@ Invariants:
 - No command is said before the greeting, and not more of them than replies and one group allow.
 - A secret goes out in the clear only where nobody can read it, under TLS only to a host that is known.
 - Nothing said before TLS counts under it.
+- All of that holds for letters that are under way at once.
 - The end is told once, and nothing after it; what waits is never more than one reply line.
 """
 
@@ -41,9 +42,9 @@ PLANS = (
 SMITH = Path("smith", "usc.example")
 
 
-def _letter(mode: Mode, count: int, body: bytes, terms: Terms | None = None) -> Letter:
-    recipients = tuple(Recipient(Path(f"user{n}", "mit.example"), mode, n) for n in range(count))
-    return Letter(mode, SMITH, recipients, Body.of(body), terms or Terms())
+def _letter(mode: Mode, count: int, body: bytes, terms: Terms | None = None, id: str = "") -> Letter:
+    recipients = tuple(Recipient(Path(f"user{n}{id}", "mit.example"), mode, n) for n in range(count))
+    return Letter(mode, SMITH, recipients, Body.of(body), terms or Terms(), id)
 
 
 UTF8 = Letter(
@@ -61,6 +62,9 @@ LETTERS = (
     (_letter(Mode.MAIL, 1, b"x" * 3000 + b"\r\n"), _letter(Mode.MAIL, 1, b"after\r\n")),
     (),
     (UTF8, _letter(Mode.MAIL, 2, b"\n.\r\0", Terms(binary=True))),
+    tuple(
+        _letter(Mode.MAIL, 1 + n % 2, b"RCPT TO:<a@b>\r\n" * n, id=f"l{n}") for n in range(1, 6)
+    ),  # at once
 )
 _LINE = re.compile(rb"([2-5]\d\d)([ -]|\r?\Z)")
 
@@ -92,7 +96,9 @@ class Holder:
         self.ended: list[events.Ended] = []
         self._due = 1  # replies that what was said and the greeting ask for
         self._asked: dict[bytes, int] = {}  # the place of the reply to the last RCPT of a path
-        self._verdict = (0, 0)  # the place of the reply to the last body, and octets come when it had gone
+        self._group: list[bytes] = []  # the paths of the last transaction
+        # By path: the place of the reply to its body, and octets come when it had gone
+        self._verdicts: dict[bytes, tuple[int, int]] = {}
         self._late = pick(decisions[2], (False, True))  # bodies take until the next arrival
         self._body_waits = False
         self._slow = pick(decisions[3], (False, True))  # letters take until the next arrival
@@ -119,7 +125,8 @@ class Holder:
 
     def _body_gone(self) -> None:
         self._body_waits = False
-        self._verdict = (self._verdict[0], len(self.came))
+        for path in self._group:
+            self._verdicts[path] = (self._verdicts[path][0], len(self.came))
         self.sender.body_written()
 
     def run(self) -> None:
@@ -129,11 +136,12 @@ class Holder:
                 self._write(event.octets)
             elif isinstance(event, events.LetterWanted):
                 self._wanted = True
-                if not self._slow:
+                if event.at_hand or not self._slow:
                     self._give()
             elif isinstance(event, events.WriteBody):
                 self._body_waits = True
-                self._verdict = (self._due - 1 if event.chunk else self._due, 1 << 30)
+                place = self._due - 1 if event.chunk else self._due
+                self._verdicts.update(dict.fromkeys(self._group, (place, 1 << 30)))
                 self._due += not event.chunk
                 if not self._late:
                     self._body_gone()
@@ -151,12 +159,19 @@ class Holder:
         assert b"\n" in self.came, "something was said before the greeting"
         self.written += octets
         assert octets.endswith(b"\r\n")
-        for line in octets[:-2].split(b"\r\n"):
+        while octets:
+            line, _, octets = octets.partition(b"\r\n")
+            if line.startswith(b"BDAT") and octets:  # the message comes with it, and others behind
+                octets = octets[int(line.split()[1]) :]
+                self._verdicts.update(dict.fromkeys(self._group, (self._due, len(self.came))))
             text = line.decode("utf-8")
             assert text.isprintable() and text and len(line) <= LINE, line
             assert text.isascii() or b"SMTPUTF8" in self.came.upper()
+            if line.split(b" ")[0] in (b"MAIL", b"SEND", b"SOML", b"SAML"):
+                self._group = []
             if line.startswith(b"RCPT TO:"):
-                self._asked[line[8 : line.index(b">") + 1]] = self._due
+                self._group.append(path := line[8 : line.index(b">") + 1])
+                self._asked[path] = self._due
             self._due += 1
             if not self.private:
                 assert SECRET.encode() not in line and _base64(SECRET) not in line
@@ -169,8 +184,9 @@ class Holder:
             known[recipient] = result.outcome
             assert result.outcome is not Outcome.HELD
             if result.outcome is Outcome.DELIVERED:
-                code, end = heard[self._verdict[0]]
-                assert 200 <= code < 300 and end > self._verdict[1], "no promise was given"
+                place, gone = self._verdicts[str(recipient.path).encode()]
+                code, end = heard[place]
+                assert 200 <= code < 300 and end > gone, "no promise was given"
                 asked = heard[self._asked[str(recipient.path).encode()]]
                 assert 200 <= asked[0] < 300, "it was not accepted"
 
@@ -186,7 +202,7 @@ def TestOneInput(data: bytes) -> None:
     for piece in arrivals(octets, decisions[4:]):
         holder.arrive(piece)
     lines = holder.written.count(b"\r\n")
-    assert lines <= 2 * octets.count(b"\n") + MAX_GROUP
+    assert lines <= 2 * octets.count(b"\n") + MAX_GROUP  # the letters of LETTERS fit into one
     if b"AUTH" not in octets.upper():
         assert b"AUTH" not in holder.written, "a secret was said to a host that did not ask for it"
     if not holder.ended:
