@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 CHUNK: Final = 65536  # octets; also the size above which a body becomes a file
 
@@ -296,6 +296,13 @@ class Outcome(Enum):
     UNTRIED = "untried"  # back in the queue as it was: the node goes down, or the route has changed
 
 
+class Handover(NamedTuple):
+    """How the next host took a message for a terminal: by which verb, and its reply to RCPT (RFC 821 F.6)."""
+
+    verb: Mode
+    reply: Reply
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How the delivery to one recipient ended, with the reply that says why.
@@ -309,6 +316,7 @@ class Result:
     host: str = ""
     forward: tuple[tuple[Recipient, Result], ...] = field(default=())
     dsn: bool = False  # the next host has taken over what NOTIFY asks for (RFC 3461 5.2.1)
+    handover: Handover | None = None  # of a message for a terminal that another host has taken
 
     @classmethod
     def delivered(cls, reply: Reply, host: str = "") -> Result:

@@ -43,6 +43,7 @@ from mailnode.in_hand import BoundedIntake
 from mailnode.intake import Intake
 from mailnode.mail import Path
 from mailnode.nudge import Nudge
+from mailnode.outcomes import Outcomes
 from mailnode.pairing.admission import Admission
 from mailnode.pairing.invitations import Invitations
 from mailnode.parts import (
@@ -116,6 +117,7 @@ class House:
         self.spool = SqliteSpool(
             configuration.data, reactor.callFromThread, time.time, longest=build_retry(configuration).longest
         )
+        self.outcomes = Outcomes(self.spool, reactor, time.time)
         exchange = Exchange(
             createResolver(),
             [configuration.host, *configuration.domains],
@@ -159,6 +161,7 @@ class House:
             return decide(retry, attempts, age, warned, random.random())
 
         settling = Settling(spool, notices, next_attempt, retry.expire, reactor, time.time)
+        settling.outcomes = self.outcomes
         self._furnish_peering(configuration, settling)
         self.doors = self._doors(configuration)
         self.relay.tls = self.client_tls

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from secrets import token_urlsafe
 from typing import Final, NamedTuple, TypeAlias, cast
 
-from mailnode.mail import Letter, Mode, Outcome, Recipient, Reply, Result, Results
+from mailnode.mail import Handover, Letter, Mode, Outcome, Recipient, Reply, Result, Results
 from mailnode.smtp import sasl
 from mailnode.smtp.events import Ended, Ending, StartTls
 from mailnode.smtp.grammar import encode_xtext
@@ -338,7 +338,11 @@ def _transaction(
     else:
         outcome = _refused_data(letter.mode, data, peer)
         yield from _say("RSET")  # without mail data only this ends the transaction
-    results.update(dict.fromkeys(accepted, outcome))
+    if letter.mode is Mode.MAIL:
+        results.update(dict.fromkeys(accepted, outcome))
+    else:  # whether somebody saw it stands in the reply to RCPT
+        taken = {it: replace(outcome, handover=Handover(verb, results[it].reply)) for it in accepted}
+        results.update(taken)
     return results
 
 

@@ -1,0 +1,49 @@
+"""Asks the running node what became of a message that it has just queued, while a person waits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from mailnode.commands.output import safe
+from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
+from mailnode.mail import Path
+
+WAIT: Final = 6.0  # seconds; a host that can be reached has answered by then
+SPARE: Final = 4.0  # seconds more, until the node itself counts as one that does not answer
+WIDTH: Final = 60  # columns of the progress word
+
+
+def outcome(data: str, id: str, waiting: Sequence[Path]) -> Mapping[str, Any] | None:
+    """What the node over the data folder `data` says of the message `id`, None if it cannot be asked.
+
+    `waiting` are the recipients that are not known yet, for the word that a person sees meanwhile.
+    """
+    word = _Word(f"waiting for {waiting[0].next_host}{' and others' if len(waiting) > 1 else ''} ...")
+    try:
+        # The process that works the spool off: no other knows.
+        with ControlClient.connect(sockets(data)[0], WAIT + SPARE) as node:
+            return node.ask("became", id=id, seconds=WAIT)
+    except (NoNodeError, RefusedError, OSError):
+        return None  # nobody is there, or may be asked: what the reply said has to do
+    finally:
+        word.clear()
+
+
+class _Word:
+    """A word on the terminal that is there as long as somebody waits; nowhere else."""
+
+    def __init__(self, text: str) -> None:
+        self._text = safe(text).plain[:WIDTH]
+        self._shown = sys.stderr.isatty()
+        self._write(self._text)
+
+    def clear(self) -> None:
+        # Overwritten and not erased: not every terminal has a sequence for that.
+        self._write("\r" + " " * len(self._text) + "\r")
+
+    def _write(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(text)
+            sys.stderr.flush()
