@@ -176,16 +176,18 @@ class RunningNode:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-    def talk(self) -> Talk:
-        return Talk(self.port)
+    def talk(self, port: int = 0, first: bytes = b"") -> Talk:
+        """A dialogue with the first listener, or that on `port`; `first` is said before the greeting."""
+        return Talk(port or self.port, first)
 
 
 class Talk:
     """A dialogue by hand: `say` a command, get the reply's lines."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, first: bytes = b"") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
         self.stream = self.socket.makefile("rwb")
+        self.raw(first)
         self.greeting = self.reply()
 
     def raw(self, octets: bytes) -> None:
@@ -405,15 +407,16 @@ class Utmp:
         self.user = pwd.getpwuid(os.geteuid()).pw_name
         self.log_in()
 
-    def log_in(self, *devices: str) -> None:
-        """The user who runs the tests is logged in on `devices` and nowhere else."""
-        lines = [device.removeprefix("/dev/").encode() for device in devices]
+    def log_in(self, *devices: str, **others: str) -> None:
+        """The user who runs the tests is logged in on `devices`, others on one each, and nobody else."""
+        logins = [(self.user, device) for device in devices] + list(others.items())
+        lines = [(user.encode(), device.removeprefix("/dev/").encode()) for user, device in logins]
         records = [
             UTMP_RECORD.pack(
-                *[USER_PROCESS, os.getpid(), line, line[-4:], self.user.encode(), b"", 0, 0, 0],
+                *[USER_PROCESS, os.getpid(), line, line[-4:], user, b"", 0, 0, 0],
                 *[int(time.time()), 0, 0, 0, 0, 0],
             )
-            for line in lines
+            for user, line in lines
         ]
         self.file.write_bytes(b"".join(records))
 
