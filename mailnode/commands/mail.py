@@ -24,7 +24,7 @@ from mailnode.commands.invocation import (
 )
 from mailnode.commands.message import Stamp, compose, field_names, with_crlf
 from mailnode.commands.outcome import outcome
-from mailnode.commands.output import Screen, json_line, note, safe
+from mailnode.commands.output import Screen, json_line, note, safe, table
 from mailnode.commands.verdict import Verdict, exit_status, learned, message_id, verdict
 from mailnode.config import Configuration
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
@@ -35,7 +35,6 @@ from mailnode.smtp.script import Plan
 from mailnode.submission import Submission, Submitted, Where, parse_where
 from mailnode.trace import TraceLines
 
-ADDRESS_WIDTH: Final = 40  # columns at most in front of what happened
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -195,7 +194,7 @@ def deliver(
     if mode.wants_terminal and not subject and at_terminal():
         click.echo(BEGIN, err=True)
         if sender is None and not _can_be_answered(configuration):
-            note("answers cannot appear here: no terminal of yours takes messages (mailnode terminal)")
+            note("none of your terminals takes answers (see: mailnode terminal)")
         return converse(standard_input(), delivery.give)
     text = read_message(int(configuration.limits.message_size))
     if subject and "subject" in (field_names(text) or ()):
@@ -226,15 +225,13 @@ def _submit(where: Where, plan: Plan, letter: Letter, verbose: bool, own_node: b
 
 
 def _show(paths: Sequence[Path], verdicts: Sequence[Verdict]) -> None:
-    screen = Screen()
-    names = [str(path)[1:-1] for path in paths]
-    width = min(max(map(len, names)), ADDRESS_WIDTH)
-    for name, what in zip(names, verdicts, strict=True):
-        line = safe(f"{name:<{width}}  ")
-        line.append_text(safe(what.words, "green" if what.taken else "red"))
+    rows = table("", "", show_header=False)
+    for path, what in zip(paths, verdicts, strict=True):
+        words = safe(what.words, "green" if what.taken else "red")
         if what.reply:
-            line.append_text(safe(f": {what.reply}"))
-        screen.say(line)
+            words.append_text(safe(f": {what.reply}"))
+        rows.add_row(safe(str(path)[1:-1]), words)
+    Screen().show(rows)
 
 
 def _print_json(paths: Sequence[Path], verdicts: Sequence[Verdict], id: str) -> None:

@@ -61,9 +61,10 @@ def decoded(octets: bytes) -> str:
     return visible(octets.decode("utf-8", "surrogateescape"))
 
 
-def table(*columns: str | tuple[str, Mapping[str, Any]]) -> Table:
+def table(*columns: str | tuple[str, Mapping[str, Any]], show_header: bool = True) -> Table:
     """An empty table with these headings; a heading may come with options of rich's columns."""
-    empty = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    look: dict[str, Any] = {"box": None, "header_style": "bold", "padding": (0, 2, 0, 0)}
+    empty = Table(pad_edge=False, show_header=show_header, **look)
     for column in columns:
         heading, options = (column, {}) if isinstance(column, str) else column
         empty.add_column(heading, **{"overflow": "fold", **options})

@@ -18,6 +18,7 @@ _TAKEN: Final = {
     Mode.SOML: ("shown", "shown on a terminal"),
     Mode.SAML: ("accepted", "accepted, and shown if logged in"),
 }
+_status = re.compile(r"(?<=\A\d{3} )\d\.\d{1,3}\.\d{1,3} ").sub
 _queued_as = re.compile(r"queued as ([0-9a-z]{13})(?![0-9a-z])").search
 
 
@@ -119,7 +120,7 @@ def _outcome(mode: Mode, before: Verdict, one: Mapping[str, Any]) -> Verdict:
     if state == "failed":
         return _refused(mode, reply)
     if state == "later":
-        return Verdict("on its way, to be tried again", text, True, os.EX_OK, "waiting")
+        return Verdict("on its way, to be tried again", _status("", text), True, os.EX_OK, "waiting")
     if state == "held":
         return Verdict("waits for the host to fetch it", "", True, os.EX_OK, "waiting")
     if state == "delivered" and (verb := _verb(one.get("verb"))) is not None:

@@ -50,7 +50,7 @@ def test_each_line_is_a_message_and_answered_for_at_once(mit: Any, open_session:
     screen = attached(open_session, mit)
     talk = open_session(mit.folder, "send", ME)
     talk.wait_for("Each line is sent as you end it")
-    assert "answers cannot appear here" not in talk.shown()
+    assert "takes answers" not in talk.shown()
     talk.type("first line\n")
     talk.wait_for(f"{ME}@mit.example  shown on a terminal")
     assert screen.wait_for("first line").count("EOF") == 1
@@ -83,7 +83,7 @@ def test_the_sender_sees_who_was_reached_who_gets_mail_and_who_is_not_there(
 
 def test_a_conversation_with_nobody_ends_by_itself(mit: Any, open_session: Any) -> None:
     talk = open_session(mit.folder, "send", "nobody")
-    talk.wait_for("answers cannot appear here: no terminal of yours takes messages")
+    talk.wait_for("mailnode: none of your terminals takes answers (see: mailnode terminal)")
     talk.type("hello?\n")
     assert talk.wait() == os.EX_NOUSER
     assert "nobody@mit.example  refused: 550 No such user here" in talk.shown()
