@@ -107,7 +107,8 @@ class House:
         self.dialing: Dialing
         self.starting: Starting | None = None
         self.mailbox: Maildir
-        self.terminal_room = TerminalRoom(reactor, receive=receive)
+        became = self._became if send else None
+        self.terminal_room = TerminalRoom(reactor, receive=receive, became=became)
         self._descriptors = Descriptors(descriptor_limit(), count_descriptors, time.monotonic)
         self._said_full = float("-inf")
         self._log = Logger("mailnode.node")
@@ -328,6 +329,16 @@ class House:
             raise ControlError(f"no [[dial]] of that name; there are: {known}")
 
         return self.dialing.dial(name, trace).addCallbacks(ended, failed)
+
+    def _became(self, user: str, id: str, seconds: float) -> Deferred[Answer]:
+        """What became of a message that `user` has sent, for that user: its notices go there, too."""
+        names = {self.configuration.host.lower(), *map(str.lower, self.configuration.domains)}
+
+        def is_theirs(sender: Path) -> bool:
+            return sender.local == user and sender.domain.lower() in names and not sender.route
+
+        answer: Deferred[Answer] = self.outcomes.became(id, seconds, is_theirs)
+        return answer
 
     def drain(self) -> list[Deferred[None]]:
         """Ends everything at the next moment at which nothing is lost by it; they fire when it is done."""

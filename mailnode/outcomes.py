@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.interfaces import IReactorTime
 from zope.interface import implementer
 
 from mailnode.interfaces import IOutcomes, ISpool, QueuedMessage, QueuedRecipient, Selection
-from mailnode.mail import Entry, Outcome, Path, Recipient, Reply, Result, Results
+from mailnode.mail import NULL_PATH, Entry, Outcome, Path, Recipient, Reply, Result, Results
 
 KEPT: Final = 60.0  # seconds that an outcome is remembered
 MOST: Final = 2000  # messages and recipients that are remembered, together
@@ -25,6 +25,13 @@ WAITING: Final = 100  # questions that wait at once
 LONGEST: Final = 30.0  # seconds that a question may wait
 MOMENT: Final = 1.0  # seconds in which an open line takes what is held for it
 WORDS: Final = 200  # characters of a reply
+UNKNOWN: Final[Mapping[str, Any]] = {"whole": False, "recipients": []}
+
+MayHear: TypeAlias = Callable[[Path], bool]  # by the reverse-path
+
+
+def _anybody(_sender: Path) -> bool:
+    return True
 
 
 @dataclass(slots=True)
@@ -32,6 +39,7 @@ class _Noted:
     """What is known of one message; `arrived` and `at` in seconds since the epoch."""
 
     arrived: float
+    sender: Path
     at: float = 0.0
     recipients: dict[Recipient, Mapping[str, Any]] = field(default_factory=dict)
 
@@ -59,7 +67,7 @@ class Outcomes:
     def told(self, entry: Entry, results: Results) -> None:
         noted = self._noted.pop(entry.id, None)
         if noted is None:
-            noted = _Noted(entry.arrived)
+            noted = _Noted(entry.arrived, entry.envelope.reverse_path)
         else:
             self._count -= noted.size
         self._noted[entry.id] = noted
@@ -82,9 +90,10 @@ class Outcomes:
     # ------------------------------------------------------------- what is asked
 
     @inlineCallbacks
-    def became(self, id: str, seconds: float):  # type: ignore[no-untyped-def]  # a generator of Deferreds
+    def became(self, id: str, seconds: float, may_hear: MayHear = _anybody):  # type: ignore[no-untyped-def]
         """What became of each recipient of the message `id`; waits at most `seconds` until all have been
-        tried. `whole`: nobody is forgotten; who is not named was shown the message before it was spooled."""
+        tried. `whole`: nobody is forgotten; who is not named was shown the message before it was spooled.
+        Where the sender is not one that `may_hear` allows, the answer is that to an unknown id."""
         began = self._clock.seconds()
         until = began + max(0.0, min(seconds, LONGEST))
         if self._questions >= WAITING:
@@ -96,6 +105,8 @@ class Outcomes:
                 # Before the spool is looked at: nothing that is told meanwhile may be missed.
                 told = self._wait(id)
                 found: list[QueuedMessage] = yield self._spool.listing(Selection(ids=(id,)), 1)
+                if not may_hear(self._sender(id, found)):
+                    return UNKNOWN
                 left = found[0].recipients if found else ()
                 rest = self._rest(left, began, until)
                 if rest <= 0:
@@ -107,6 +118,13 @@ class Outcomes:
         finally:
             self._questions -= 1
             self._wait_no_more(id, told)
+
+    def _sender(self, id: str, found: list[QueuedMessage]) -> Path:
+        """The reverse-path of a message that is in the spool, or was."""
+        if found:
+            return found[0].sender
+        noted = self._noted.get(id)
+        return NULL_PATH if noted is None else noted.sender
 
     def _rest(self, left: tuple[QueuedRecipient, ...], began: float, until: float) -> float:
         """How long something may still be heard soon, in seconds."""
@@ -133,12 +151,12 @@ class Outcomes:
         self._wait_no_more(id, told)
         told.callback(None)
 
-    def _answer(self, id: str, left: tuple[QueuedRecipient, ...]) -> dict[str, Any]:
+    def _answer(self, id: str, left: tuple[QueuedRecipient, ...]) -> Mapping[str, Any]:
         noted = self._noted.get(id)
         settled = [] if noted is None else list(noted.recipients.values())
         whole = noted is not None and noted.arrived > self._since
         if len(settled) + len(left) > NAMED:
-            return {"whole": False, "recipients": []}
+            return UNKNOWN
         return {"whole": whole, "recipients": [*settled, *(_unsettled(recipient) for recipient in left)]}
 
 

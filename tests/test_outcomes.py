@@ -189,6 +189,25 @@ def test_only_so_many_questions_wait(house: House) -> None:
     assert all(waiting) and house.is_quiet()
 
 
+def test_who_may_not_hear_learns_what_an_unknown_message_would_teach(house: House) -> None:
+    entry = house.take(BROWN)
+
+    def ask(*names: str) -> list[Any]:
+        answers: list[Any] = []
+        asked: Deferred[Any] = house.outcomes.became(entry.id, 6, lambda sender: sender.local in names)
+        asked.addCallback(answers.append)
+        return answers
+
+    nothing = [{"whole": False, "recipients": []}]
+    smith = ask("smith")
+    assert ask("jones") == nothing and smith == []  # at once, while it is under way
+    house.settle(entry, NOT_ACTIVE)
+    assert ask("jones") == nothing
+    for answers in (smith, ask("smith")):
+        assert [one["state"] for one in answers[0]["recipients"]] == ["failed"]
+    assert house.is_quiet()
+
+
 def test_a_spool_that_fails_leaves_nothing_behind(house: House) -> None:
     house.spool.listing = lambda *_: 1 / 0  # type: ignore[method-assign]
     failures: list[object] = []

@@ -160,7 +160,7 @@ class Delivery:
         open_ones = [path for path, what in zip(self.paths, verdicts, strict=True) if what.queued]
         if not (id and open_ones and self.own_node):
             return verdicts
-        answer = outcome(self.configuration.data, id, open_ones)
+        answer = outcome(self.configuration, id, open_ones)
         if answer is None:
             return verdicts
         return [

@@ -8,9 +8,11 @@ import pwd
 import re
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -88,10 +90,10 @@ def test_who_is_not_active_there_is_said_so_at_once(usc: Any, tell: Any) -> None
     done = here("send", "brown@usc.example")
     assert done.stdout == "brown@usc.example  not shown: 450 User not active now\n"
     assert (done.returncode, done.stderr) == (os.EX_TEMPFAIL, "")
-    done = here("send", "nobody@usc.example")
+    done = here("send", "nobody-here@usc.example")
     assert (done.returncode, done.stdout) == (
         os.EX_NOUSER,
-        "nobody@usc.example  refused: 550 No such user here\n",
+        "nobody-here@usc.example  refused: 550 No such user here\n",
     )
 
 
@@ -100,11 +102,11 @@ def test_soml_and_saml_say_whether_a_terminal_or_the_mailbox_has_it(
 ) -> None:
     there = attached(open_session, usc)
     here = tell(usc.port)
-    done = here("soml", f"{ME}@usc.example", "brown@usc.example", "nobody@usc.example")
+    done = here("soml", f"{ME}@usc.example", "brown@usc.example", "nobody-here@usc.example")
     shown, mailed, refused = done.stdout.splitlines()
     assert re.fullmatch(rf"{ME}@usc\.example +shown on a terminal.*", shown)
     assert re.fullmatch(r"brown@usc\.example +not active now, so mailed: 250 OK, queued as \w{13}", mailed)
-    assert re.fullmatch(r"nobody@usc\.example +refused: 550 No such user here", refused)
+    assert re.fullmatch(r"nobody-here@usc\.example +refused: 550 No such user here", refused)
     assert done.returncode == os.EX_NOUSER
     there.wait_for("Lunch at one?")
     assert "Lunch at one?" in usc.wait_for_mail("brown")[0]
@@ -129,10 +131,10 @@ def test_those_here_and_there_are_told_apart(usc: Any, tell: Any, open_session: 
 
 
 def test_a_program_reads_it_as_json(usc: Any, tell: Any) -> None:
-    done = tell(usc.port)("send", "--json", "brown@usc.example", "nobody")
+    done = tell(usc.port)("send", "--json", "brown@usc.example", "nobody-here")
     first, second = map(json.loads, done.stdout.splitlines())
     assert second == {
-        "recipient": "nobody@mit.example", "taken": False, "state": "refused", "words": "refused",
+        "recipient": "nobody-here@mit.example", "taken": False, "state": "refused", "words": "refused",
         "reply": "550 No such user here", "id": first["id"],
     }  # fmt: skip
     assert re.fullmatch(r"[0-9a-z]{13}", first.pop("id"))
@@ -260,6 +262,49 @@ def test_where_the_node_may_not_be_asked_its_reply_is_what_is_known(usc: Any, te
     (here.node.data / "control.sock").unlink()
     done = here("send", "brown@usc.example")
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith(before)
+
+
+AS_ANOTHER = """
+import encodings.idna  # imported late, when it may lie where the other user may not look
+import os
+from mailnode.cli import main
+if os.geteuid() == 0:
+    os.setgid(65534)
+    os.setuid(65534)
+main()
+"""
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that everybody on the host may enter, and in which only we make files."""
+    with tempfile.TemporaryDirectory(prefix="mailnode") as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+def test_who_may_not_do_what_the_node_may_hears_of_messages_of_ones_own(
+    usc: Any, make_node: Any, run: Any, free_port: Any, public: Path
+) -> None:
+    # As root: a person of the host who is not the node's user.
+    user = ME if os.geteuid() else pwd.getpwuid(65534).pw_name
+    text = MIT.format(port=usc.port).replace(f'names = ["{ME}", "jones"]', f'names = ["{user}", "jones"]')
+    text = text.replace("[terminals]\n", f'[terminals]\nsocket = "{public}/terminals.sock"\n')
+    text += f'[[listen]]\nendpoint = "tcp:{free_port()}:interface=127.0.0.1"\n'
+    mit = make_node(text, "mit").start()
+    file = public / "mailnode.toml"
+    file.write_text(mit.file.read_text())
+    if os.geteuid():
+        (mit.data / "control.sock").chmod(0)
+
+    def send(*words: str) -> str:
+        done = run(sys.executable, "-c", AS_ANOTHER, "--config", file, "send", *words, stdin="Lunch?\n")
+        assert done.stderr == ""
+        return str(done.stdout)
+
+    assert send("brown@usc.example") == "brown@usc.example  not shown: 450 User not active now\n"
+    forged = send("--from", "jones@mit.example", "brown@usc.example")
+    assert forged.startswith("brown@usc.example  accepted for a terminal: 250 OK, queued as ")
 
 
 def test_a_question_about_no_message_is_answered_and_many_at_once_do_no_harm(tell: Any, silent: int) -> None:
