@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -188,7 +189,9 @@ def deliver(
     where = parse_where(via) if via is not None else None
     if via is not None and where is None:
         raise CommandError(f"--via: {via!a} is not HOST:PORT", os.EX_USAGE)
-    where = where or find_node(configuration)  # before somebody types for nobody
+    where = where or find_node(configuration)
+    if at_terminal():
+        _open(where, via is None).close()  # before somebody types for nobody
     verbose = invocation.verbose
     delivery = Delivery(configuration, mode, reverse_path, paths, where, via is None, verbose, as_json)
     if mode.wants_terminal and not subject and at_terminal():
@@ -212,10 +215,15 @@ def _submit(where: Where, plan: Plan, letter: Letter, verbose: bool, own_node: b
     def say(speaker: str, text: str) -> None:
         screen.say(safe(f"{speaker}: {text}", "cyan" if speaker == "C" else ""))
 
+    with _open(where, own_node) as channel:
+        trace = TraceLines(say) if verbose else None
+        return Submission(channel, plan, letter, trace).run()
+
+
+def _open(where: Where, own_node: bool) -> socket.socket:
+    """A connection to the node. CommandError."""
     try:
-        with where.connect() as channel:
-            trace = TraceLines(say) if verbose else None
-            return Submission(channel, plan, letter, trace).run()
+        return where.connect()
     except (ConnectionRefusedError, FileNotFoundError) as error:
         if own_node:
             raise CommandError(NO_NODE, os.EX_UNAVAILABLE) from None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -72,8 +74,12 @@ def table(*columns: str | tuple[str, Mapping[str, Any]], show_header: bool = Tru
 
 
 def note(text: str) -> None:
-    """One line on standard error."""
-    click.echo(f"mailnode: {visible(' '.join(text.split()))}", err=True)
+    """One line on standard error; on a terminal folded between words."""
+    line = f"mailnode: {visible(' '.join(text.split()))}"
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, max(columns, 20), break_long_words=False, break_on_hyphens=False)
+    click.echo(line, err=True)
 
 
 def json_line(values: Mapping[str, Any]) -> None:

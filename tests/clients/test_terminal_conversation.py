@@ -132,3 +132,15 @@ def test_a_long_line_is_folded_for_hosts_that_take_no_longer_ones(mit: Any, open
     talk.type("é" * 700 + "\n")
     talk.wait_for("shown on a terminal")
     assert screen.wait_for("EOF").replace("\n", "").count("é") == 700 and "\\x" not in screen.shown()
+
+
+def test_nobody_types_for_a_node_that_does_not_run(mit: Any, open_session: Any) -> None:
+    mit.stop()
+    for verb in ("send", "mail"):
+        talk = open_session(mit.folder, verb, ME)
+        assert talk.wait() == os.EX_UNAVAILABLE
+        shown = talk.shown().splitlines()
+        assert shown == [
+            "mailnode: no node is running with this configuration; start it with: twistd -n",
+            "mailnode",  # folded between words
+        ]
