@@ -7,6 +7,7 @@ login names have the uid of whoever runs the tests, since a terminal must belong
 from __future__ import annotations
 
 import os
+import statistics
 import time
 import tty
 from collections.abc import Callable, Iterator
@@ -24,6 +25,9 @@ endpoint = "tcp:0:interface=127.0.0.1"
 endpoint = "haproxy:tcp:{proxied}:interface=127.0.0.1"
 [users]
 names = [{names}]
+[limits]
+errors = 10000
+commands = 10000
 [terminals]
 utmp = "{utmp}"
 allow = "anyone"
@@ -65,6 +69,7 @@ class Homes:
         self.me = utmp.user
         self.utmp = utmp
         self.users = [self.me, *SAYS, *HARMS]
+        self.devices: dict[str, str] = {}  # of their terminals
         if os.geteuid() == 0:  # no other can give files away
             self.users.append("foreign")
         folder.mkdir()
@@ -126,7 +131,6 @@ def homes(
         pytest.skip("this system lets nobody have a mount namespace")
     screens: dict[str, int] = {}
     with ExitStack() as ends:
-        devices: dict[str, str] = {}
         for user in homes.users[1:]:
             master, slave = os.openpty()
             ends.callback(os.close, master)
@@ -134,8 +138,8 @@ def homes(
             tty.setraw(slave)
             os.set_blocking(master, False)
             os.fchmod(slave, 0o620)
-            screens[user], devices[user] = master, os.ttyname(slave)
-        utmp.log_in(**devices)
+            screens[user], homes.devices[user] = master, os.ttyname(slave)
+        utmp.log_in(**homes.devices)
         homes.node = make_node(homes.config)
         homes.node.launcher = inside
         homes.node.start()
@@ -191,6 +195,26 @@ def test_a_file_that_is_changed_while_the_node_runs_is_obeyed(
     assert not house.welcome(me, GREEN)
     assert house.send(me, "here again") == "250"
     assert "not for the screen" not in screen.wait_for("here again")
+
+
+def test_who_is_there_cannot_be_told_by_the_time_that_a_refusal_takes(
+    homes: tuple[Homes, dict[str, int]],
+) -> None:
+    """There and unwelcome, there and `mesg n`, not there: the median of 200 refusals each, taken by turns."""
+    house, _ = homes
+    os.chmod(house.devices["open"], 0o600)
+    users = {"there, unwelcome": "closed", "there, mesg n": "open", "not there": house.me}
+    talk = house.node.talk()
+    talk.codes("EHLO usc.example", f"SEND FROM:<{SMITH}>")
+    taken: dict[str, list[float]] = {what: [] for what in users}
+    for _ in range(200):
+        for what, user in users.items():
+            began = time.perf_counter()
+            assert talk.say(f"RCPT TO:<{user}@mit.example>") == [NOT_ACTIVE]
+            taken[what].append(time.perf_counter() - began)
+            talk.codes("RSET", f"SEND FROM:<{SMITH}>")
+    medians = {what: statistics.median(times) for what, times in taken.items()}
+    assert max(medians.values()) - min(medians.values()) < 0.001, medians
 
 
 def test_what_is_no_file_of_the_users_own_does_no_harm(homes: tuple[Homes, dict[str, int]]) -> None:
