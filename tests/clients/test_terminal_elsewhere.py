@@ -214,6 +214,55 @@ def test_mail_for_a_host_that_fetches_it_waits_and_a_send_does_not(tell: Any, fr
     )
 
 
+HUB = """
+hostname = "hub.example"
+[users]
+names = ["jones"]
+passwords = "passwords"
+[terminals]
+utmp = "none"
+[[peer]]
+name = "leaf"
+domains = ["leaf.example"]
+"""
+LEAF = f"""
+hostname = "leaf.example"
+[users]
+names = ["{ME}", "leo"]
+passwords = "passwords"
+[terminals]
+utmp = "none"
+allow = "anyone"
+[[dial]]
+name = "hub"
+endpoint = "tcp:127.0.0.1:{{port}}"
+command = "ATRN"
+user = "leaf"
+wait = "1m"
+"""
+
+
+def test_over_an_open_line_the_outcome_is_told_as_well(make_node: Any, run: Any, open_session: Any) -> None:
+    hub = make_node(HUB, "hub")
+    assert run(*PROGRAM, "--config", hub.file, "user", "password", "leaf", stdin="sesame\n").returncode == 0
+    hub.start()
+    leaf = make_node(LEAF.format(port=hub.port), "leaf")
+    assert run(*PROGRAM, "--config", leaf.file, "user", "password", "leaf", stdin="sesame\n").returncode == 0
+    leaf.start()
+    there = attached(open_session, leaf)
+
+    def send(verb: str, user: str) -> str:
+        done = run(*PROGRAM, "--config", hub.file, verb, f"{user}@leaf.example", stdin="Lunch?\n")
+        return str(done.stdout)
+
+    hub.wait_until(
+        lambda: send("send", ME) == f"{ME}@leaf.example  shown on a terminal\n", "an open line", 60
+    )
+    there.wait_for("Lunch?")
+    assert send("send", "leo") == "leo@leaf.example  not shown: 450 User not active now\n"
+    assert send("soml", "leo").startswith("leo@leaf.example  not active now, so mailed: 250 OK, queued as ")
+
+
 # ------------------------------------------------------------------ what a stranger says
 
 
