@@ -1,17 +1,26 @@
-"""How long a message takes from the end of its data to a terminal: `python bench/terminal.py`.
+"""How long a message takes from the end of its data to a terminal, and what attached terminals cost.
+
+    python bench/terminal.py [--messages N] [--terminals N]
+    python bench/terminal.py --attached N [--json]
 
 A node of its own on loopback, a client that gives it one SEND after another on one connection, and a
 pseudo-terminal on which the recipient is logged in. The clock starts before the client writes the last
 line of the data, and stops when all of the message has come out at the terminal's other end; with
 `--terminals` at the other ends of all of them. Needs no rights. A node shows one person a thousand messages
 a minute at most: hence the largest number of them.
+
+With `--attached` as many users of a host attach a terminal each, as `mailnode terminal` does, and each is
+shown a message; measured is how much the resident set of the node grows. Only root can be so many users: the
+node runs in a mount namespace with a passwd(5) that has them, and each connection is made as its user.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import pwd
+import resource
 import select
 import socket
 import statistics
@@ -21,20 +30,23 @@ import sys
 import tempfile
 import time
 import tty
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 GOAL = 0.002  # seconds, the median for one terminal
+EACH = 50_000  # octets at most for an attached terminal: 50 MB for a thousand of them
+UID = 1_000_000  # of the first user who attaches one; nobody real
 NODE = """
 hostname = "mit.example"
 data = "{folder}/data"
 [[listen]]
 endpoint = "tcp:{port}:interface=127.0.0.1"
 [users]
-names = ["{user}"]
+names = {users}
 [terminals]
 utmp = "{folder}/utmp"
+socket = "{folder}/terminals.sock"
 rate = 1000
 rate_all = 1000
 """
@@ -49,11 +61,11 @@ def free_port() -> int:
 
 
 @contextmanager
-def node(folder: Path, user: str) -> Iterator[int]:
-    """A node for `user`; gives its port."""
+def node(folder: Path, users: list[str], launcher: Sequence[str] = ()) -> Iterator[tuple[int, int]]:
+    """A node for `users`, started by `launcher`; gives its port and its process."""
     port = free_port()
-    (folder / "mailnode.toml").write_text(NODE.format(folder=folder, port=port, user=user))
-    run = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
+    (folder / "mailnode.toml").write_text(NODE.format(folder=folder, port=port, users=json.dumps(users)))
+    run = [*launcher, sys.executable, "-c", "from twisted.scripts.twistd import run; run()"]
     command = [*run, "-n", f"--pidfile={folder}/pid", "mailnode", "--config", f"{folder}/mailnode.toml"]
     log = folder / "log"
     with log.open("wb") as output:
@@ -64,7 +76,7 @@ def node(folder: Path, user: str) -> Iterator[int]:
             if process.poll() is not None or time.monotonic() > deadline:
                 sys.exit(f"the node did not start:\n{log.read_text()}")
             time.sleep(0.02)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(20)
@@ -141,11 +153,75 @@ def measure(client: Client, user: str, screens: list[int], count: int, text: byt
     return taken
 
 
+def resident(pid: int) -> int:
+    """The resident set of a process, octets."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def attach(folder: Path, uid: int) -> socket.socket:
+    """A terminal of the user `uid`, as `mailnode terminal` attaches one."""
+    channel = socket.socket(socket.AF_UNIX)
+    channel.settimeout(20)
+    os.seteuid(uid)  # whoever connects is whom the node sees
+    try:
+        channel.connect(str(folder / "terminals.sock"))
+    finally:
+        os.seteuid(0)
+    channel.sendall(b'{"mailnode": "terminal", "version": 1, "columns": 80, "charset": "utf-8"}\n')
+    return channel
+
+
+def measure_attached(folder: Path, count: int) -> dict[str, float]:
+    """Attaches a terminal for each of `count` users and shows each a message; what the node grew by."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    users = [f"user{number}" for number in range(count)]
+    rows = [f"{user}:x:{UID + number}:{UID}::{folder}/none:/bin/sh\n" for number, user in enumerate(users)]
+    (folder / "passwd").write_text("root:x:0:0::/root:/bin/sh\n" + "".join(rows))
+    (folder / "utmp").write_bytes(b"")
+    folder.chmod(0o755)  # they all have to reach the socket
+    bind = 'mount --bind "$1" /etc/passwd && shift && exec "$@"'
+    launcher = ["unshare", "--mount", "sh", "-c", bind, "sh", f"{folder}/passwd"]
+    with ExitStack() as ends, node(folder, users, launcher) as (port, pid):
+        client = Client(port)
+        client.say("HELO usc.example", b"250")
+        before = resident(pid)
+        streams = []
+        for number in range(count):
+            channel = ends.enter_context(attach(folder, UID + number))
+            streams.append((channel, channel.makefile("rb")))
+        names = [json.loads(stream.readline()).get("attached") for _, stream in streams]
+        if names != users:
+            sys.exit(f"not everybody is attached: {names[:5]} ...")
+        attached = resident(pid)
+        for user, (channel, stream) in zip(users, streams, strict=True):
+            client.say("SEND FROM:<smith@usc.example>", b"250")
+            client.say(f"RCPT TO:<{user}@mit.example>", b"250")
+            client.say("DATA", b"354")
+            client.socket.sendall(b"Lunch is here.\r\n.\r\n")
+            text = json.loads(stream.readline())
+            if "Lunch is here." not in text["text"]:
+                sys.exit(f"{user} is shown: {text}")
+            channel.sendall(json.dumps({"shown": text["show"]}).encode() + b"\n")
+            client.expect(b"250")
+        return {
+            "terminals": count,
+            "attached_mb": round((attached - before) / 1e6, 1),
+            "shown_mb": round((resident(pid) - before) / 1e6, 1),
+            "each_kb": round((resident(pid) - before) / 1e3 / count, 1),
+        }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--messages", type=int, default=400, choices=range(1, 451), metavar="1-450")
     parser.add_argument("--terminals", type=int, default=1)
+    parser.add_argument("--attached", type=int, choices=range(1, 3001), metavar="1-3000")
+    parser.add_argument("--json", action="store_true", help="of what attached terminals cost")
     options = parser.parse_args()
+    if options.attached:
+        report_attached(options.attached, options.json)
     user = pwd.getpwuid(os.geteuid()).pw_name
     texts = {
         "one line": b"Lunch is here.\r\n",
@@ -154,7 +230,7 @@ def main() -> None:
     missed = False
     with tempfile.TemporaryDirectory(prefix="mailnode-bench") as name:
         folder = Path(name)
-        with terminals(folder, user, options.terminals) as screens, node(folder, user) as port:
+        with terminals(folder, user, options.terminals) as screens, node(folder, [user]) as (port, _):
             client = Client(port)
             client.say("HELO usc.example", b"250")
             measure(client, user, screens, 50, b"warm\r\n")
@@ -169,6 +245,24 @@ def main() -> None:
                 )
     if options.terminals == 1:
         print(f"goal: median under {GOAL * 1e3:.0f} ms; {'missed' if missed else 'reached'}")
+    sys.exit(missed)
+
+
+def report_attached(count: int, as_json: bool) -> None:
+    """Measures, says what was found, and ends."""
+    if os.geteuid():
+        sys.exit("only root can be so many users")
+    with tempfile.TemporaryDirectory(prefix="mailnode-bench") as name:
+        found = measure_attached(Path(name), count)
+    missed = found["each_kb"] * 1e3 > EACH
+    if as_json:
+        print(json.dumps({**found, "within": not missed}))
+    else:
+        print(
+            f"{count} attached terminals of {count} users: {found['attached_mb']} MB, "
+            f"{found['shown_mb']} MB after a message to each, {found['each_kb']} KB for one"
+        )
+        print(f"goal: 50 MB for 1,000; {'missed' if missed else 'reached'}")
     sys.exit(missed)
 
 

@@ -3,7 +3,8 @@
 Invariants:
 - No octets raise anything, and however they are cut the answers are the same.
 - Every answer is one line of printable ASCII, a JSON object; nothing follows an error.
-- Who somebody is the system says, never the client; a text is shown to that user's terminals alone.
+- Who somebody is the system says, never the client; a text is shown to that user's terminals alone, and
+  it is of that user's messages that a question is answered.
 - A text counts as shown only if the client said so of its number.
 - The line is left when it ends, with no timer and no text under way; what is kept is bounded.
 - What a node says is read by the client as a terminal, or not at all.
@@ -12,10 +13,12 @@ Invariants:
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 
 from fuzz.choices import arrivals, pick, split
@@ -60,6 +63,7 @@ class Node:
             self.clock,
             self.clock.seconds,
             uid_of=lambda transport: int(transport.uid),
+            became=self._became,
         )
         self.uid = pick(decisions[0], (1001, 1002, 77))
         line: Any = self.attached.factory.buildProtocol(None)
@@ -67,6 +71,12 @@ class Node:
         line.makeConnection(self.wire)
         self.reached: list[int] = []
         self.strangers: list[int] = []
+
+    def _became(self, user: str, id: str, seconds: float) -> Deferred[Mapping[str, Any]]:
+        assert user == USERS[self.uid] and 0 <= seconds <= 10
+        return deferLater(
+            self.clock, seconds, lambda: {"whole": True, "recipients": [{"to": id, "by": user}]}
+        )
 
     def arrive(self, octets: bytes) -> None:
         if not self.wire.closed and not self.wire.disconnecting:

@@ -24,6 +24,7 @@ MAX_LINE: Final = 1 << 16  # octets that the node says in one line
 TEXT: Final = 16384  # characters of a text
 ROWS: Final = 60  # lines of a text
 PATIENCE: Final = 5.0  # seconds for an answer
+LISTED: Final = 1000  # recipients that one answer names
 _CREDENTIALS: Final = struct.Struct("3i")  # struct ucred: pid, uid, gid (unix(7))
 
 
@@ -136,6 +137,22 @@ def attached_terminals(path: str, user: str | None) -> tuple[list[Terminal], int
                 terminals.append(to_terminal(words))
             except WordsError:
                 raise ConnectionError("what the node said cannot be understood") from None
+
+
+def became(path: str, id: str, seconds: float, spare: float) -> dict[str, Any]:
+    """What the node at `path` says of the message `id` of whoever asks: "whole" and "recipients", as
+    `mailnode.outcomes` has them. It may wait `seconds`, we `spare` more. Errors as those of `NodeLine`."""
+    recipients: list[dict[str, Any]] = []
+    with NodeLine(path) as node:
+        node.socket.settimeout(seconds + spare)
+        node.say({"mailnode": "became", "version": VERSION, "id": id, "seconds": seconds})
+        while True:
+            words = node.hear()
+            if "end" in words:
+                return {"whole": words.get("whole"), "recipients": recipients}
+            recipients.append(words)
+            if len(recipients) > LISTED:
+                raise ConnectionError("what the node said has no end")
 
 
 def on_screen(text: object, ascii_only: bool) -> bytes:

@@ -288,8 +288,7 @@ class ISpool(Interface):
     def settle(settlement: Settlement) -> Deferred[None]:
         """Writes down results: DELIVERED and FAILED recipients go, LATER are QUEUED until due, HELD wait (and
         are looked after), UNTRIED are QUEUED and due now as if they had never been leased; `Result.forward`
-        replaces a
-        recipient by others in the same transaction."""
+        replaces a recipient by others in the same transaction."""
 
     def release_leases() -> Deferred[int]:
         """Puts everything LEASED back to QUEUED and due now, marked as recovered; only for the one
@@ -367,6 +366,11 @@ class ISettling(Interface):
     def settle(entry: Entry, results: Results) -> Deferred[None]:
         """Writes down what became of leased recipients, sends the notices that are due, decides when
         those LATER are tried again. Fires when it is durable; keeps trying while the disk refuses."""
+
+
+class IOutcomes(Interface):
+    def told(entry: Entry, results: Results) -> None:
+        """What became of recipients of a message for terminals, now that it is written down."""
 
 
 class IDispatch(Interface):

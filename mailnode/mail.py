@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 CHUNK: Final = 65536  # octets; also the size above which a body becomes a file
 
@@ -90,11 +90,8 @@ NULL_PATH: Final = Path("")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply of a receiver: a code, one or more lines of text, an enhanced status code.
-
-    `status` (RFC 3463, for example "5.1.1") goes over the wire only to a client that was told
-    ENHANCEDSTATUSCODES (RFC 2034).
-    """
+    """One reply of a receiver: a code, one or more lines of text, and a status (RFC 3463, "5.1.1"), which goes
+    over the wire only to a client that was told ENHANCEDSTATUSCODES (RFC 2034)."""
 
     code: int
     text: str | tuple[str, ...] = ""
@@ -168,11 +165,8 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One recipient of an envelope: where to, and what is still to be done for it.
-
-    `mode` may differ from the envelope's: a SOML whose terminal was not reached is spooled as MAIL.
-    `number` names the recipient within its message, once it is spooled.
-    """
+    """One recipient of an envelope. `mode`, what is still to be done for it, may differ from the envelope's: a
+    SOML whose terminal was not reached is spooled as MAIL. `number` names it within a spooled message."""
 
     path: Path
     mode: Mode = Mode.MAIL
@@ -183,8 +177,7 @@ class Recipient:
     notify: tuple[str, ...] = ()  # NEVER, or any of SUCCESS FAILURE DELAY (RFC 3461 4.1); empty: not said
     orcpt: str = ""  # the original recipient, "rfc822;bob@usc.example", decoded (RFC 3461 4.2)
 
-    def __hash__(self) -> int:
-        # Enough to tell the recipients of a message apart; all fields would cost twenty calls each time.
+    def __hash__(self) -> int:  # enough to tell those of a message apart; all fields cost twenty calls
         return hash((self.number, self.path.local, self.path.domain))
 
 
@@ -304,6 +297,13 @@ class Outcome(Enum):
     UNTRIED = "untried"  # back in the queue as it was: the node goes down, or the route has changed
 
 
+class Handover(NamedTuple):
+    """How the next host took a message for a terminal: by which verb, and its reply to RCPT (RFC 821 F.6)."""
+
+    verb: Mode
+    reply: Reply
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How the delivery to one recipient ended, with the reply that says why.
@@ -317,6 +317,7 @@ class Result:
     host: str = ""
     forward: tuple[tuple[Recipient, Result], ...] = field(default=())
     dsn: bool = False  # the next host has taken over what NOTIFY asks for (RFC 3461 5.2.1)
+    handover: Handover | None = None  # of a message for a terminal that another host has taken
 
     @classmethod
     def delivered(cls, reply: Reply, host: str = "") -> Result:

@@ -46,6 +46,7 @@ from mailnode.in_hand import InHand
 from mailnode.intake import Intake
 from mailnode.mail import Path
 from mailnode.nudge import Nudge
+from mailnode.outcomes import Outcomes
 from mailnode.pairing.admission import Admission
 from mailnode.pairing.invitations import Invitations
 from mailnode.parts import (
@@ -111,7 +112,8 @@ class House:
         self.dialing: Dialing
         self.starting: Starting | None = None
         self.mailbox: Maildir
-        self.terminal_room = TerminalRoom(reactor, receive=receive)
+        became = self._became if send else None
+        self.terminal_room = TerminalRoom(reactor, receive=receive, became=became)
         self._descriptors = Descriptors(descriptor_limit(), count_descriptors, time.monotonic)
         self._said_full = float("-inf")
         self._log = Logger("mailnode.node")
@@ -122,6 +124,7 @@ class House:
         self.spool = SqliteSpool(
             configuration.data, reactor.callFromThread, time.time, longest=build_retry(configuration).longest
         )
+        self.outcomes = Outcomes(self.spool, reactor, time.time)
         exchange = Exchange(
             createResolver(),
             [configuration.host, *configuration.domains],
@@ -167,6 +170,7 @@ class House:
             return decide(retry, attempts, age, warned, random.random())
 
         settling = Settling(spool, notices, next_attempt, retry.expire, reactor, time.time)
+        settling.outcomes = self.outcomes
         self._furnish_peering(configuration, settling)
         self.doors = self._doors(configuration)
         self.relay.tls = self.client_tls
@@ -336,6 +340,16 @@ class House:
             raise ControlError(f"no [[dial]] of that name; there are: {known}")
 
         return self.dialing.dial(name, trace).addCallbacks(ended, failed)
+
+    def _became(self, user: str, id: str, seconds: float) -> Deferred[Answer]:
+        """What became of a message that `user` has sent, for that user: its notices go there, too."""
+        names = {self.configuration.host.lower(), *map(str.lower, self.configuration.domains)}
+
+        def is_theirs(sender: Path) -> bool:
+            return sender.local == user and sender.domain.lower() in names and not sender.route
+
+        answer: Deferred[Answer] = self.outcomes.became(id, seconds, is_theirs)
+        return answer
 
     def drain(self) -> list[Deferred[None]]:
         """Ends everything at the next moment at which nothing is lost by it; they fire when it is done."""

@@ -43,8 +43,9 @@ class QueuedRecipient:
     attempts: int
     due: float
     reply: str  # the last reply, empty before the first attempt
-    notify: tuple[str, ...] = ()  # this and `orcpt` as in Recipient
+    notify: tuple[str, ...] = ()  # this and what follows as in Recipient
     orcpt: str = ""
+    original: Path | None = None
 
 
 LIVELIEST: Final = ("leased", "queued", "held", "stopped", "bad")

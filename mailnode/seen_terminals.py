@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
@@ -17,10 +18,18 @@ from mailnode.mail import Path
 from mailnode.terminal_room import NO_LIBRARY, build_terminals, has_logind, logins_kind, say_files
 from mailnode.terminals.say import Say
 
+SWITCHED_OFF: Final = 'host terminals are switched off: [terminals] utmp = "none"'
+NOT_RUNNING: Final = "no node is running with this configuration: attached terminals are not seen"
+
 
 @implementer(ITerminals)
 class SeenTerminals:
     """Terminals as they were a moment ago. `notes` say, a line each, what could not be seen."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether nothing was hidden: what is switched off is not there; no node has nobody attached."""
+        return all(note in (SWITCHED_OFF, NOT_RUNNING) for note in self.notes)
 
     def __init__(
         self, terminals: Sequence[Terminal], notes: Sequence[str], say: Callable[[str], Say | None]
@@ -59,7 +68,7 @@ def _attached(configuration: Configuration, user: str | None, notes: list[str]) 
     try:
         terminals, count = attached_terminals(path, user)
     except NoNodeError:
-        notes.append("no node is running with this configuration: attached terminals are not seen")
+        notes.append(NOT_RUNNING)
     except RefusedError as error:
         notes.append(f"attached terminals are not seen: {error}")
     except OSError as error:
@@ -74,7 +83,7 @@ def _attached(configuration: Configuration, user: str | None, notes: list[str]) 
 def _hosts(configuration: Configuration, user: str | None, notes: list[str]) -> list[Terminal]:
     kind = logins_kind(configuration)
     if kind == "none":
-        notes.append('host terminals are switched off: [terminals] utmp = "none"')
+        notes.append(SWITCHED_OFF)
         return []
     if kind == "logind" and not has_logind():
         notes.append(NO_LIBRARY)

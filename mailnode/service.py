@@ -139,6 +139,7 @@ class Node(Service):
             "dial": self._dial,
             "reread": self._reread,
             "start": self._start_queues,
+            "became": self._became,
         }
         if os.path.lexists(path):
             os.unlink(path)  # of a process that was killed: we hold the lock of this spool
@@ -219,6 +220,14 @@ class Node(Service):
                 [str(it) for it in domains], bool(request.get("stranger", True))
             )
         }
+
+    def _became(self, request: Mapping[str, Any], _say: Say) -> Deferred[Answer]:
+        """What became of a message that was sent a moment ago."""
+        seconds = request.get("seconds", 0)
+        if not isinstance(seconds, int | float):
+            raise ControlError("seconds: expected a number")
+        answer: Deferred[Answer] = self.house.outcomes.became(str(request.get("id", "")), float(seconds))
+        return answer
 
     def _dial(self, request: Mapping[str, Any], say: Say) -> Deferred[Answer]:
         name = str(request.get("name", ""))

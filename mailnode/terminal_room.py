@@ -22,7 +22,7 @@ from twisted.logger import Logger
 
 from mailnode.config import Configuration
 from mailnode.terminals import tty
-from mailnode.terminals.attached import AttachedTerminals
+from mailnode.terminals.attached import AnswerUser, AttachedTerminals
 from mailnode.terminals.hosts import HostTerminals
 from mailnode.terminals.logins import Logins, NoLogins
 from mailnode.terminals.rates import Rates
@@ -40,12 +40,14 @@ NO_LIBRARY: Final = (
 
 
 class TerminalRoom:
-    """The terminals of a process. `receive`: it is the one that takes messages, so people attach to it."""
+    """The terminals of a process. `receive`: it is the one that takes messages, so people attach to it.
+    `became` answers users what became of messages of theirs, if this process knows."""
 
     _log = Logger("mailnode.terminals")
 
-    def __init__(self, reactor: Any, *, receive: bool) -> None:
+    def __init__(self, reactor: Any, *, receive: bool, became: AnswerUser | None = None) -> None:
         self._reactor = reactor
+        self._became = became
         self._receive = receive
         self._rates = Rates(time.monotonic)
         self._attached: AttachedTerminals | None = None
@@ -69,8 +71,9 @@ class TerminalRoom:
             self._attached.use(user_of, is_ours, section.charset)
         elif section.attached and self._receive:
             self._socket = str(section.socket)
+            more: dict[str, Any] = {"charset": section.charset, "became": self._became}
             self._attached = AttachedTerminals(
-                configuration.host, user_of, is_ours, self._reactor, time.time, charset=section.charset
+                configuration.host, user_of, is_ours, self._reactor, time.time, **more
             )
         hosts = _host_terminals(configuration, self._logins(configuration))
         say = say_files(configuration, time.monotonic)

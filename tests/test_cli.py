@@ -250,6 +250,7 @@ def test_who_shows_the_terminal_and_whether_it_takes_messages(run: Run, terminal
 
 def test_who_tells_not_logged_in_from_unknown_from_not_to_be_seen(run: Run, house: File) -> None:
     unseen = run("who")
+    assert unseen.stdout == "Nobody is logged in, as far as can be seen.\n"
     assert unseen.exit_code == 0 and unseen.stderr.splitlines() == [
         "mailnode: no node is running with this configuration: attached terminals are not seen",
         f"mailnode: host terminals are not seen: there is no {house}/utmp; [terminals] utmp names another",

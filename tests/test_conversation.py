@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from mailnode.commands.conversation import LINE, converse, folded
 from mailnode.commands.verdict import Verdict
 
-SHOWN = Verdict("shown on a terminal", "", True, os.EX_OK)
-LATER = Verdict("not shown", "450 User not active now", False, os.EX_TEMPFAIL)
-UNKNOWN = Verdict("refused", "550 No such user here", False, os.EX_NOUSER)
-NOT_ALLOWED = Verdict("not shown", "502 Command not implemented", False, os.EX_UNAVAILABLE)
+SHOWN = Verdict("shown on a terminal", "", True, os.EX_OK, "shown")
+LATER = Verdict("not shown", "450 User not active now", False, os.EX_TEMPFAIL, "not shown")
+UNKNOWN = Verdict("refused", "550 No such user here", False, os.EX_NOUSER, "refused")
+NOT_ALLOWED = Verdict("not shown", "502 Command not implemented", False, os.EX_UNAVAILABLE, "not shown")
 
 
 def held(typed: bytes, *verdicts: list[Verdict]) -> tuple[list[bytes], int]:

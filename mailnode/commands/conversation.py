@@ -13,7 +13,7 @@ from mailnode.commands.verdict import Verdict, exit_status
 
 LINE: Final = 998  # octets of a line without its end (RFC 5321 4.5.3.1.6)
 TYPED: Final = 65536  # octets of a line that are read at once
-BEGIN: Final = "Each line is sent as you end it; ^D on a line of its own ends the conversation."
+BEGIN: Final = "Each line is sent as you end it; ^D on an empty line ends the conversation."
 
 
 def converse(lines: BinaryIO, give: Callable[[bytes], Sequence[Verdict]], prompt: str = "> ") -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+import socket
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from mailnode.commands.invocation import (
     words_of,
 )
 from mailnode.commands.message import Stamp, compose, field_names, with_crlf
-from mailnode.commands.output import Screen, note, safe
-from mailnode.commands.verdict import Verdict, exit_status, verdict
+from mailnode.commands.outcome import outcome
+from mailnode.commands.output import Screen, json_line, note, safe, table
+from mailnode.commands.verdict import Verdict, exit_status, learned, message_id, verdict
 from mailnode.config import Configuration
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
 from mailnode.mail import NULL_PATH, Body, Letter, Mode, Path, Recipient, Terms
@@ -34,7 +36,6 @@ from mailnode.smtp.script import Plan
 from mailnode.submission import Submission, Submitted, Where, parse_where
 from mailnode.trace import TraceLines
 
-ADDRESS_WIDTH: Final = 40  # columns at most in front of what happened
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
 
@@ -134,6 +135,7 @@ class Delivery:
     where: Where
     own_node: bool
     verbose: bool
+    as_json: bool
 
     def give(self, text: bytes, subject: str = "") -> list[Verdict]:
         """Submits `text` (CRLF) and shows what happened."""
@@ -146,13 +148,35 @@ class Delivery:
         submitted = _submit(self.where, Plan(configuration.host), letter, self.verbose, self.own_node)
         if submitted.verb not in (None, mode):
             note(f"{self.where} does not offer {mode.value}: it was given by MAIL instead")
-        verdicts = [verdict(mode, recipient, submitted) for recipient in recipients]
-        _show(self.paths, verdicts)
+        verdicts = self._learn(submitted, [verdict(mode, recipient, submitted) for recipient in recipients])
+        if self.as_json:
+            _print_json(self.paths, verdicts, message_id(submitted))
+        else:
+            _show(self.paths, verdicts)
         return verdicts
+
+    def _learn(self, submitted: Submitted, verdicts: list[Verdict]) -> list[Verdict]:
+        """The verdicts with what our own node finds out of recipients elsewhere, if it may be asked."""
+        id = message_id(submitted)
+        open_ones = [path for path, what in zip(self.paths, verdicts, strict=True) if what.queued]
+        if not (id and open_ones and self.own_node):
+            return verdicts
+        answer = outcome(self.configuration, id, open_ones)
+        if answer is None:
+            return verdicts
+        return [
+            learned(self.mode, path, what, answer) for path, what in zip(self.paths, verdicts, strict=True)
+        ]
 
 
 def deliver(
-    invocation: Invocation, mode: Mode, to: Sequence[str], sender: str | None, via: str | None, subject: str
+    invocation: Invocation,
+    mode: Mode,
+    to: Sequence[str],
+    sender: str | None,
+    via: str | None,
+    subject: str,
+    as_json: bool = False,
 ) -> int:
     """Submits standard input and shows what happened; the exit status."""
     configuration = invocation.configuration
@@ -165,12 +189,15 @@ def deliver(
     where = parse_where(via) if via is not None else None
     if via is not None and where is None:
         raise CommandError(f"--via: {via!a} is not HOST:PORT", os.EX_USAGE)
-    where = where or find_node(configuration)  # before somebody types for nobody
-    delivery = Delivery(configuration, mode, reverse_path, paths, where, via is None, invocation.verbose)
+    where = where or find_node(configuration)
+    if at_terminal():
+        _open(where, via is None).close()  # before somebody types for nobody
+    verbose = invocation.verbose
+    delivery = Delivery(configuration, mode, reverse_path, paths, where, via is None, verbose, as_json)
     if mode.wants_terminal and not subject and at_terminal():
         click.echo(BEGIN, err=True)
         if sender is None and not _can_be_answered(configuration):
-            note("answers cannot appear here: no terminal of yours takes messages (mailnode terminal)")
+            note("none of your terminals takes answers (see: mailnode terminal)")
         return converse(standard_input(), delivery.give)
     text = read_message(int(configuration.limits.message_size))
     if subject and "subject" in (field_names(text) or ()):
@@ -188,10 +215,15 @@ def _submit(where: Where, plan: Plan, letter: Letter, verbose: bool, own_node: b
     def say(speaker: str, text: str) -> None:
         screen.say(safe(f"{speaker}: {text}", "cyan" if speaker == "C" else ""))
 
+    with _open(where, own_node) as channel:
+        trace = TraceLines(say) if verbose else None
+        return Submission(channel, plan, letter, trace).run()
+
+
+def _open(where: Where, own_node: bool) -> socket.socket:
+    """A connection to the node. CommandError."""
     try:
-        with where.connect() as channel:
-            trace = TraceLines(say) if verbose else None
-            return Submission(channel, plan, letter, trace).run()
+        return where.connect()
     except (ConnectionRefusedError, FileNotFoundError) as error:
         if own_node:
             raise CommandError(NO_NODE, os.EX_UNAVAILABLE) from None
@@ -201,15 +233,27 @@ def _submit(where: Where, plan: Plan, letter: Letter, verbose: bool, own_node: b
 
 
 def _show(paths: Sequence[Path], verdicts: Sequence[Verdict]) -> None:
-    screen = Screen()
-    names = [str(path)[1:-1] for path in paths]
-    width = min(max(map(len, names)), ADDRESS_WIDTH)
-    for name, what in zip(names, verdicts, strict=True):
-        line = safe(f"{name:<{width}}  ")
-        line.append_text(safe(what.words, "green" if what.taken else "red"))
+    rows = table("", "", show_header=False)
+    for path, what in zip(paths, verdicts, strict=True):
+        words = safe(what.words, "green" if what.taken else "red")
         if what.reply:
-            line.append_text(safe(f": {what.reply}"))
-        screen.say(line)
+            words.append_text(safe(f": {what.reply}"))
+        rows.add_row(safe(str(path)[1:-1]), words)
+    Screen().show(rows)
+
+
+def _print_json(paths: Sequence[Path], verdicts: Sequence[Verdict], id: str) -> None:
+    for path, what in zip(paths, verdicts, strict=True):
+        json_line(
+            {
+                "recipient": str(path)[1:-1],
+                "taken": what.taken,
+                "state": what.state,
+                "words": what.words,
+                "reply": what.reply,
+                "id": id or None,
+            }
+        )
 
 
 _PURPOSE: Final = {
@@ -248,6 +292,7 @@ def _command(mode: Mode) -> click.Command:
     @click.option("--from", "sender", metavar="PATH", help="Reverse-path.  [default: your login name]")
     @click.option("--via", metavar="HOST:PORT", help="Give it to this host.  [default: the running node]")
     @click.option("--subject", "-s", default="", show_default=False, help="Subject, for a text without one.")
+    @click.option("--json", "as_json", is_flag=True, help="One JSON object a line, for each recipient.")
     @click.option("--verbose", "-v", is_flag=True, help="Show the dialogue on standard error.")
     @click.argument("recipient", nargs=-1, required=True)
     @pass_invocation
@@ -257,10 +302,11 @@ def _command(mode: Mode) -> click.Command:
         sender: str | None,
         via: str | None,
         subject: str,
+        as_json: bool,
         verbose: bool,
     ) -> int:
         invocation.verbose = invocation.verbose or verbose
-        return deliver(invocation, mode, recipient, sender, via, subject)
+        return deliver(invocation, mode, recipient, sender, via, subject, as_json)
 
     return submit
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -61,9 +63,10 @@ def decoded(octets: bytes) -> str:
     return visible(octets.decode("utf-8", "surrogateescape"))
 
 
-def table(*columns: str | tuple[str, Mapping[str, Any]]) -> Table:
+def table(*columns: str | tuple[str, Mapping[str, Any]], show_header: bool = True) -> Table:
     """An empty table with these headings; a heading may come with options of rich's columns."""
-    empty = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    look: dict[str, Any] = {"box": None, "header_style": "bold", "padding": (0, 2, 0, 0)}
+    empty = Table(pad_edge=False, show_header=show_header, **look)
     for column in columns:
         heading, options = (column, {}) if isinstance(column, str) else column
         empty.add_column(heading, **{"overflow": "fold", **options})
@@ -71,8 +74,12 @@ def table(*columns: str | tuple[str, Mapping[str, Any]]) -> Table:
 
 
 def note(text: str) -> None:
-    """One line on standard error."""
-    click.echo(f"mailnode: {visible(' '.join(text.split()))}", err=True)
+    """One line on standard error; on a terminal folded between words."""
+    line = f"mailnode: {visible(' '.join(text.split()))}"
+    if sys.stderr.isatty():
+        columns = shutil.get_terminal_size().columns
+        line = textwrap.fill(line, max(columns, 20), break_long_words=False, break_on_hyphens=False)
+    click.echo(line, err=True)
 
 
 def json_line(values: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 from typing import Final
@@ -17,6 +18,8 @@ from mailnode.control_client import NoNodeError, RefusedError
 from mailnode.own_terminal import NoTerminalError, OwnTerminal
 
 NO_SOCKET: Final = "no node with terminals runs with this configuration; start it with: twistd -n mailnode"
+
+SHUT: Final = "; [terminals] socket can name a folder that people may enter"
 
 
 @click.command(
@@ -59,7 +62,8 @@ def terminal(invocation: Invocation, quiet: bool) -> None:
         status = os.EX_TEMPFAIL if isinstance(error, RefusedNowError) else os.EX_NOPERM
         raise CommandError(str(error), status) from None
     except OSError as error:
-        raise CommandError(f"cannot reach the node: {words_of(error)}", os.EX_NOPERM) from None
+        more = SHUT if error.errno == errno.EACCES else ""
+        raise CommandError(f"cannot reach the node: {words_of(error)}{more}", os.EX_NOPERM) from None
     finally:
         own.close()
     note("this terminal takes no messages any more")

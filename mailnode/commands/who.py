@@ -47,7 +47,8 @@ def who(invocation: Invocation, user: str | None, as_json: bool) -> None:
     elif terminals:
         _show(terminals)
     else:
-        Screen().say(safe(f"{user} is not logged in." if user else "Nobody is logged in."))
+        far = "" if seen.is_whole else ", as far as can be seen"
+        Screen().say(safe(f"{user} is not logged in{far}." if user else f"Nobody is logged in{far}."))
 
 
 def _print_json(terminal: Terminal) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredSemaphore, inlineCallbacks, succeed
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -269,4 +270,7 @@ def _at_once(reply: Reply) -> Deferred[Ended]:
 
 
 def _reason(failure: Failure) -> str:
-    return failure.getErrorMessage().rstrip(".")[:200]
+    """Why a connection failed: in the system's words, where Twisted has them behind its own."""
+    value = failure.value
+    words = str(value.args[0]) if isinstance(value, ConnectError) and value.args else ""
+    return (words or failure.getErrorMessage()).rstrip(".")[:200]

@@ -16,7 +16,7 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailnode.interfaces import IHolding, INotices, ISettling, ISpool, Settlement
+from mailnode.interfaces import IHolding, INotices, IOutcomes, ISettling, ISpool, Settlement
 from mailnode.journal import Journal
 from mailnode.mail import Entry, Mode, Outcome, Recipient, Reply, Result, Results
 
@@ -51,6 +51,7 @@ class Settling:
         now: Callable[[], float],
     ) -> None:
         self.holding: IHolding | None = None  # without it HELD means what it says, for ever
+        self.outcomes: IOutcomes | None = None  # who hears of messages for terminals
         self._spool = spool
         self._notices = notices
         self._decide = decide
@@ -60,7 +61,9 @@ class Settling:
         self._log = Journal("mailnode.delivery")
 
     def settle(self, entry: Entry, results: Results) -> Deferred[None]:
-        if all(_is_plain(recipient, result) for recipient, result in results.items()):
+        if entry.envelope.mode is Mode.MAIL and all(
+            _is_plain(recipient, result) for recipient, result in results.items()
+        ):
             for recipient, result in results.items():
                 self._report(entry, recipient, result)
             return self._write(Settlement(entry.id, tuple(results.items())))
@@ -99,6 +102,8 @@ class Settling:
         written = (
             self._write(settlement) if told is None else told.addCallback(lambda _: self._write(settlement))
         )
+        if self.outcomes is not None and entry.envelope.mode is not Mode.MAIL:
+            written.addCallback(self._say_outcome, entry, settled)
         return written.addCallback(lambda _: self._say_held(held)) if held else written
 
     def _look(self, entry: Entry, held: list[Recipient], warn: bool) -> float:
@@ -107,6 +112,10 @@ class Settling:
             return 0.0
         looks = [self.holding.look(recipient, entry.arrived, entry.warned or warn) for recipient in held]
         return min((look for look in looks if look is not None), default=0.0)
+
+    def _say_outcome(self, _: None, entry: Entry, settled: Results) -> None:
+        if self.outcomes is not None:
+            self.outcomes.told(entry, settled)
 
     def _say_held(self, held: list[Recipient]) -> None:
         if self.holding is not None:

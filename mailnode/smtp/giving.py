@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
+from dataclasses import replace
 from hashlib import sha256
 from typing import Final, NamedTuple, cast
 
-from mailnode.mail import Letter, Mode, Outcome, Recipient, Reply, Result, Results
+from mailnode.mail import Handover, Letter, Mode, Outcome, Recipient, Reply, Result, Results
 from mailnode.smtp.grammar import encode_xtext
 from mailnode.smtp.steps import (
     DATA_PATIENCE,
@@ -210,7 +211,11 @@ def _transaction(
     else:
         outcome = _refused_data(letter.mode, data, peer)
         yield from say("RSET")  # without mail data only this ends the transaction
-    results.update(dict.fromkeys(accepted, outcome))
+    if letter.mode is Mode.MAIL:
+        results.update(dict.fromkeys(accepted, outcome))
+    else:  # whether somebody saw it stands in the reply to RCPT
+        taken = {it: replace(outcome, handover=Handover(verb, results[it].reply)) for it in accepted}
+        results.update(taken)
     return results
 
 

@@ -65,6 +65,7 @@ class _Message:
                 row.reply,
                 row.recipient.notify,
                 row.recipient.orcpt,
+                row.recipient.original,
             )
             for row in self.rows.values()
         )

@@ -294,6 +294,7 @@ def read_queued(row: Row, readable: bool = True) -> QueuedRecipient:
         reply,
         recipient.notify,
         recipient.orcpt,
+        recipient.original,
     )
 
 

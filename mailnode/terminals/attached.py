@@ -7,8 +7,8 @@ time is dropped, and nobody waits for it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IReactorTime
@@ -16,14 +16,17 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from mailnode.interfaces import Message, Terminal
-from mailnode.terminals.attached_line import AttachedLine, Uid, peer_uid
-from mailnode.terminals.attaching import Attach
+from mailnode.terminals.attached_line import NO_USER, AttachedLine, Uid, peer_uid
+from mailnode.terminals.attaching import Attach, Became
 from mailnode.terminals.screen import Screens
 
 SOCKET: Final = "terminals.sock"
 LINES: Final = 4000  # connections at once
 LINES_OF_ONE: Final = 20  # connections at once of one login name
 REPORT: Final = 60.0  # seconds between two log lines about refused connections
+
+# (user, id of a message, seconds that the answer may take)
+AnswerUser: TypeAlias = Callable[[str, str, float], Deferred[Mapping[str, Any]]]
 
 
 class AttachedTerminals:
@@ -32,7 +35,8 @@ class AttachedTerminals:
     `user_of` gives the user of this node that a user id (uid) of this host is, None if it is none;
     `is_ours(line, device)` says whether a terminal's name and its (st_dev, st_ino) are those of a
     device of this host; `clock` runs the timers, `now` gives seconds since the epoch; `charset` is
-    that of clients which do not know theirs; `uid_of` tells who is at the other end of a connection.
+    that of clients which do not know theirs; `uid_of` tells who is at the other end of a connection;
+    `became` answers a user what became of a message of that user, where this process knows.
     """
 
     _log = Logger("mailnode.terminals")
@@ -47,6 +51,7 @@ class AttachedTerminals:
         *,
         charset: str = "utf-8",
         uid_of: Uid = peer_uid,
+        became: AnswerUser | None = None,
         lines: int = LINES,
         lines_of_one: int = LINES_OF_ONE,
     ) -> None:
@@ -58,6 +63,7 @@ class AttachedTerminals:
         self._user_of = user_of
         self._is_ours = is_ours
         self._charset = charset
+        self._became = became
         self._lines = lines
         self._lines_of_one = lines_of_one
         self._open: dict[AttachedLine, int] = {}  # with the uid
@@ -136,6 +142,15 @@ class AttachedTerminals:
         if user is not None:
             self._by_user.setdefault(user, []).append(line)
         return user
+
+    def became(self, line: AttachedLine, wants: Became) -> Deferred[Mapping[str, Any]] | str:
+        """What became of a message of the user at the other end of `line`; or why it is not told."""
+        user = self._user_of(self._open[line])
+        if user is None:
+            return NO_USER
+        if self._became is None:
+            return "this process does not know what became of messages"
+        return self._became(user, wants.id, wants.seconds)
 
     def is_ours(self, said: Attach) -> bool:
         """Whether the terminal is a device of this host, and not of a container on it."""

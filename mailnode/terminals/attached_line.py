@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -24,6 +24,7 @@ from mailnode.terminals.attaching import (
     VERSION,
     Accepting,
     Attach,
+    Became,
     Columns,
     Outcome,
     Read,
@@ -42,6 +43,7 @@ UNANSWERED: Final = 8  # texts under way to one terminal
 WORDS: Final = 120  # lines that a client may say in a minute besides its answers
 LISTED: Final = 1000  # terminals that one answer names
 MINUTE: Final = 60.0  # seconds
+NO_USER: Final = "you are no user of this node"
 
 Uid: TypeAlias = Callable[[Any], int]  # of whoever is at the other end of a transport; OSError
 
@@ -67,6 +69,7 @@ class Book(Protocol):
     def is_ours(self, said: Attach) -> bool: ...
     def closed(self, line: AttachedLine) -> None: ...
     def logged_in(self, user: str | None = None) -> list[Terminal]: ...
+    def became(self, line: AttachedLine, wants: Became) -> Deferred[Mapping[str, Any]] | str: ...
 
 
 class AttachedLine(LineOnlyReceiver):
@@ -87,6 +90,7 @@ class AttachedLine(LineOnlyReceiver):
         # Texts under way, with the timer of each.
         self._waiting: dict[int, tuple[Deferred[bool], IDelayedCall]] = {}
         self._over = False
+        self._asked = False
         self._timer: IDelayedCall | None = None
         self._words = 0
         self._words_until = 0.0
@@ -149,20 +153,25 @@ class AttachedLine(LineOnlyReceiver):
         if self._over:
             return
         try:
-            if self.user:
+            if self._asked:
+                self._refuse("one question at a time")
+            elif self.user:
                 self._hear(line)
             else:
                 self._begin(first(line))
         except WordsError as error:
             self._refuse(str(error))
 
-    def _begin(self, wants: Attach | Who) -> None:
+    def _begin(self, wants: Attach | Who | Became) -> None:
         if isinstance(wants, Who):
             self._tell_who(wants)
             return
+        if isinstance(wants, Became):
+            self._tell_became(wants)
+            return
         user = self._book.attached(self, wants)
         if user is None:
-            self._refuse("you are no user of this node")
+            self._refuse(NO_USER)
             return
         self.user, self.said, self._accepting = user, wants, wants.accepting
         self.held = wants.line if self._book.is_ours(wants) else ""
@@ -175,6 +184,22 @@ class AttachedLine(LineOnlyReceiver):
         for terminal in terminals[:LISTED]:
             self._send(of_terminal(terminal))
         self._last({"end": len(terminals)})
+
+    def _tell_became(self, wants: Became) -> None:
+        became = self._book.became(self, wants)
+        if isinstance(became, str):
+            self._refuse(became)
+            return
+        self._asked = True
+        self._expect(None)  # the answer has its own time
+        became.addCallbacks(self._answer, lambda _: self._refuse("the node could not find out", again=True))
+
+    def _answer(self, became: Mapping[str, Any]) -> None:
+        if not self._over:
+            recipients = became["recipients"]
+            for recipient in recipients:
+                self._send(recipient)
+            self._last({"end": len(recipients), "whole": became["whole"]})
 
     def _hear(self, line: bytes) -> None:
         said = later(line)

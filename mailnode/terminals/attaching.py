@@ -5,12 +5,15 @@ The first line says what the client wants, and in which version:
     {"mailnode": "terminal", "version": 1, "columns": 80, "accepting": true, "charset": "utf-8",
      "line": "pts/3", "device": [25, 6]}
     {"mailnode": "who", "version": 1, "user": "jones"}
+    {"mailnode": "became", "version": 1, "id": "362necygczm9h", "seconds": 6}
 
 The answer to the first is `{"attached": "jones", "hostname": "mit.example", "version": 1}`, then come
 `{"show": 7, "text": "...", "at": 1732356000.0}`, which the client answers by `{"shown": 7}` once the text
 is on its screen, or by `{"missed": 7}`. In between it says `{"columns": 100}`, `{"accepting": false}`, or
 `{"read": 1732356000.0}`: when a key was last taken. The answer to the second is one line for each terminal
-and `{"end": 2}`. An answer `{"error": "...", "again": false}` is the last one.
+and `{"end": 2}`. That to the third, what became of a message that this user has sent, is one for each of
+its recipients (`mailnode.outcomes` has the words) and `{"end": 2, "whole": true}`. An answer
+`{"error": "...", "again": false}` is the last one.
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ VERSION: Final = 1
 MAX_LINE: Final = 1024  # octets that a client says in one line
 COLUMNS: Final = (20, 1000)  # of a terminal that are believed
 COLUMNS_UNKNOWN: Final = 80
+LONGEST: Final = 10.0  # seconds that an answer may be waited for
 
 _LINE = re.compile(r"[A-Za-z0-9][A-Za-z0-9/._-]{0,31}\Z")  # what a terminal is called, to be shown only
 _NUMBER: Final = 1 << 62
@@ -49,6 +53,14 @@ class Who:
     """A question who is attached."""
 
     user: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Became:
+    """A question what became of a message; the answer may be waited for so many seconds."""
+
+    id: str
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +95,21 @@ class WordsError(ValueError):
     """What the other end says cannot be understood; the text is one line."""
 
 
-def first(line: bytes) -> Attach | Who:
+def first(line: bytes) -> Attach | Who | Became:
     """What the first line of a client wants. WordsError."""
     words = _object(line)
     wants = words.get("mailnode")
-    if wants not in ("terminal", "who"):
+    if wants not in ("terminal", "who", "became"):
         raise WordsError("this socket is for mailnode's own terminals")
     if words.get("version") != VERSION:
         raise WordsError(f"this node speaks version {VERSION} of attached terminals")
     if wants == "who":
         user = words.get("user")
         return Who(user if isinstance(user, str) else None)
+    if wants == "became":
+        id, seconds = words.get("id"), words.get("seconds")
+        waits = float(seconds) if isinstance(seconds, int | float) and 0 <= seconds <= LONGEST else 0.0
+        return Became(id if isinstance(id, str) else "", waits)
     name = words.get("line")
     return Attach(
         _columns(words.get("columns")),

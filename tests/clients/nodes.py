@@ -157,16 +157,18 @@ class RunningNode:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
-    def talk(self) -> Talk:
-        return Talk(self.port)
+    def talk(self, port: int = 0, first: bytes = b"") -> Talk:
+        """A dialogue with the first listener, or that on `port`; `first` is said before the greeting."""
+        return Talk(port or self.port, first)
 
 
 class Talk:
     """A dialogue by hand: `say` a command, get the reply's lines."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, first: bytes = b"") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=15)
         self.stream = self.socket.makefile("rwb")
+        self.raw(first)
         self.greeting = self.reply()
 
     def raw(self, octets: bytes) -> None:

@@ -84,15 +84,16 @@ class Utmp:
         self.user = pwd.getpwuid(os.geteuid()).pw_name
         self.log_in()
 
-    def log_in(self, *devices: str) -> None:
-        """The user who runs the tests is logged in on `devices` and nowhere else."""
-        lines = [device.removeprefix("/dev/").encode() for device in devices]
+    def log_in(self, *devices: str, **others: str) -> None:
+        """The user who runs the tests is logged in on `devices`, others on one each, and nobody else."""
+        logins = [(self.user, device) for device in devices] + list(others.items())
+        lines = [(user.encode(), device.removeprefix("/dev/").encode()) for user, device in logins]
         records = [
             UTMP_RECORD.pack(
-                *[USER_PROCESS, os.getpid(), line, line[-4:], self.user.encode(), b"", 0, 0, 0],
+                *[USER_PROCESS, os.getpid(), line, line[-4:], user, b"", 0, 0, 0],
                 *[int(time.time()), 0, 0, 0, 0, 0],
             )
-            for line in lines
+            for user, line in lines
         ]
         self.file.write_bytes(b"".join(records))
 

@@ -321,10 +321,11 @@ class Person:
 
 def test_an_interrupt_ends_quietly(tmp_path: File) -> None:
     (tmp_path / "mailnode.toml").write_text(HOUSE)
-    person = Person(tmp_path, "mail", "jones")
-    person.wait_for(b"end it with ^D")
-    person.process.send_signal(signal.SIGINT)
-    status, rest = person.end()
+    with socket.create_server(("127.0.0.1", 0)) as host:
+        person = Person(tmp_path, "mail", "--via", f"127.0.0.1:{host.getsockname()[1]}", "jones")
+        person.wait_for(b"end it with ^D")
+        person.process.send_signal(signal.SIGINT)
+        status, rest = person.end()
     assert (status, rest.strip()) == (130, b"on a line of its own.")
 
 

@@ -169,6 +169,27 @@ def test_without_a_group_it_is_the_users_own(node: Any) -> None:
     assert groups == {node.data.stat().st_gid} == {pwd.getpwnam("nobody").pw_gid}
 
 
+def test_in_the_group_tty_it_writes_to_terminals_that_let_it(node: Any, public: Path, terminal: Any) -> None:
+    os.chown(terminal.device, -1, grp.getgrnam("tty").gr_gid)  # as login(1) and sshd(8) leave it
+    terminal.log_in()
+    shutil.copy(terminal.utmp, public / "utmp")
+    node.file.write_text(f'{node.file.read_text()}[terminals]\nutmp = "{public}/utmp"\n')
+    node.options = ["--uid=nobody", "--gid=tty"]
+    node.start()
+    users, groups = identity(node.process.pid)
+    assert 0 not in users | groups
+    opening = ("EHLO me", "SEND FROM:<smith@usc.example>", f"RCPT TO:<{terminal.user}@mit.example>", "DATA")
+    talk = node.talk()
+    assert talk.codes(*opening, "Lunch?\r\n.") == [250, 250, 250, 354, 250]
+    assert "Lunch?\r\nEOF" in terminal.shown()
+    terminal.accept(False)  # mesg n
+    assert talk.codes(*opening[1:3]) == [250, 450]
+    talk.say("RSET")
+    terminal.accept(True)
+    os.chown(terminal.device, -1, 65534)  # of another group
+    assert talk.codes(*opening[1:3]) == [250, 450]
+
+
 def test_who_keeps_the_group_root_is_told(node: Any) -> None:
     node.options = ["--uid=nobody", "--gid=root"]
     node.start()

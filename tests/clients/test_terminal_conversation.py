@@ -50,7 +50,7 @@ def test_each_line_is_a_message_and_answered_for_at_once(mit: Any, open_session:
     screen = attached(open_session, mit)
     talk = open_session(mit.folder, "send", ME)
     talk.wait_for("Each line is sent as you end it")
-    assert "answers cannot appear here" not in talk.shown()
+    assert "takes answers" not in talk.shown()
     talk.type("first line\n")
     talk.wait_for(f"{ME}@mit.example  shown on a terminal")
     assert screen.wait_for("first line").count("EOF") == 1
@@ -83,7 +83,7 @@ def test_the_sender_sees_who_was_reached_who_gets_mail_and_who_is_not_there(
 
 def test_a_conversation_with_nobody_ends_by_itself(mit: Any, open_session: Any) -> None:
     talk = open_session(mit.folder, "send", "nobody")
-    talk.wait_for("answers cannot appear here: no terminal of yours takes messages")
+    talk.wait_for("mailnode: none of your terminals takes answers (see: mailnode terminal)")
     talk.type("hello?\n")
     assert talk.wait() == os.EX_NOUSER
     assert "nobody@mit.example  refused: 550 No such user here" in talk.shown()
@@ -94,7 +94,7 @@ def test_two_people_on_two_nodes_talk(nodes: tuple[Any, Any], open_session: Any)
     there, here = attached(open_session, usc), attached(open_session, mit)
     asks = open_session(mit.folder, "send", f"{ME}@usc.example")
     asks.type("Lunch at one?\n")
-    asks.wait_for(f"{ME}@usc.example  accepted for a terminal")
+    asks.wait_for(f"{ME}@usc.example  shown on a terminal")
     frame = there.wait_for("Lunch at one?")
     assert f"Message from {ME}@mit.example on usc.example at" in frame  # it can be answered as it stands
     answers = open_session(usc.folder, "send", f"{ME}@mit.example")
@@ -104,13 +104,14 @@ def test_two_people_on_two_nodes_talk(nodes: tuple[Any, Any], open_session: Any)
     assert asks.wait() == 0
 
 
-def test_a_send_to_another_node_is_tried_once_and_then_there_is_a_notice(
+def test_a_send_to_another_node_is_tried_once_and_then_there_is_a_notice_besides(
     nodes: tuple[Any, Any], open_session: Any, run: Any
 ) -> None:
     mit, _ = nodes
     program = [sys.executable, "-c", "from mailnode.cli import main; main()", "--config", mit.file]
     done = run(*program, "send", f"{ME}@usc.example", stdin="is anybody there?\n")
-    assert done.stdout.startswith(f"{ME}@usc.example  accepted for a terminal: 250 OK, queued as ")
+    assert done.stdout == f"{ME}@usc.example  not shown: 450 User not active now\n"
+    assert done.returncode == os.EX_TEMPFAIL
     (notice,) = mit.wait_for_mail(ME)
     assert "User not active now" in " ".join(notice.split()) and f"{ME}@usc.example" in notice
     mit.wait_for_empty_spool()
@@ -131,3 +132,15 @@ def test_a_long_line_is_folded_for_hosts_that_take_no_longer_ones(mit: Any, open
     talk.type("é" * 700 + "\n")
     talk.wait_for("shown on a terminal")
     assert screen.wait_for("EOF").replace("\n", "").count("é") == 700 and "\\x" not in screen.shown()
+
+
+def test_nobody_types_for_a_node_that_does_not_run(mit: Any, open_session: Any) -> None:
+    mit.stop()
+    for verb in ("send", "mail"):
+        talk = open_session(mit.folder, verb, ME)
+        assert talk.wait() == os.EX_UNAVAILABLE
+        shown = talk.shown().splitlines()
+        assert shown == [
+            "mailnode: no node is running with this configuration; start it with: twistd -n",
+            "mailnode",  # folded between words
+        ]

@@ -173,5 +173,5 @@ def test_who_asks_logind_itself_where_no_node_is_running(
     assert (found["user"], found["terminal"], found["kind"], found["accepting"]) == (ME, line, "logind", True)
     logind.stop()
     alone = run(*program, "who")
-    assert alone.returncode == 0 and alone.stdout == "Nobody is logged in.\n"
+    assert alone.returncode == 0 and alone.stdout == "Nobody is logged in, as far as can be seen.\n"
     assert alone.stderr.startswith("mailnode: host terminals are not seen: systemd-logind does not answer: ")

@@ -17,7 +17,7 @@ from mailnode.delivery.mailbox import MemoryMailbox
 from mailnode.delivery.settling import Settling
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
-from mailnode.interfaces import INotices, IRelay, Results, Selection
+from mailnode.interfaces import INotices, IOutcomes, IRelay, Results, Selection
 from mailnode.mail import Body, Entry, Envelope, Hop, Letter, Mode, Outcome, Path, Recipient, Reply, Result
 from mailnode.routing.routes import Routing
 from mailnode.spool.memory import MemorySpool
@@ -165,6 +165,29 @@ def test_a_later_recipient_is_tried_again_warned_of_and_given_up(world: World) -
         assert world.notices.told == told
         world.clock.advance(61)
     assert world.queue() == [] and world.relay.letters == []
+
+
+def test_what_became_of_a_message_for_a_terminal_is_told_once_it_is_written_down(world: World) -> None:
+    told: list[tuple[list[tuple[str, str]], int]] = []
+
+    @implementer(IOutcomes)
+    class Outcomes:
+        def told(self, entry: Entry, results: Results) -> None:
+            outcomes = sorted((r.path.mailbox, result.outcome.value) for r, result in results.items())
+            told.append((outcomes, len(world.queue())))
+
+    world.settling.outcomes = Outcomes()
+    world.give("x@usc.edu")
+    world.relay.answer(Reply(250, "ok"))
+    assert told == []  # nobody waits for mail
+    world.give("x@usc.edu", mode=Mode.SEND)
+    world.relay.answer(Reply(450, "busy"))
+    world.give("all@mit.edu", mode=Mode.SOML)  # the members, not the name
+    world.relay.answer(Reply(250, "ok"))
+    assert told == [
+        ([("x@usc.edu", "failed")], 0),
+        ([("jones@mit.edu", "delivered"), ("x@usc.edu", "delivered")], 0),
+    ]
 
 
 def test_a_send_is_not_queued(world: World) -> None:

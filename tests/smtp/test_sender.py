@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient, Reply, Terms
+from mailnode.mail import Body, Handover, Letter, Mode, Outcome, Path, Recipient, Reply, Terms
 from mailnode.smtp import events
 from mailnode.smtp.events import Ended, Ending
 from mailnode.smtp.script import Plan
@@ -34,6 +34,7 @@ class Dialogue:
         self.written: list[str] = []  # lines, and the bodies as "<n octets>"
         self.results: list[dict[str, Outcome]] = []
         self.replies: dict[str, Reply] = {}
+        self.handovers: list[Handover | None] = []
         self.ended: Ended | None = None
 
     def hear(self, text: str) -> Dialogue:
@@ -54,6 +55,7 @@ class Dialogue:
             elif isinstance(event, events.Settled):
                 self.results.append({str(r.path): result.outcome for r, result in event.results.items()})
                 self.replies.update({str(r.path): result.reply for r, result in event.results.items()})
+                self.handovers += [result.handover for result in event.results.values()]
             else:
                 self.ended = event
 
@@ -333,6 +335,20 @@ def test_a_host_that_refuses_soml_and_yet_asks_for_data_gets_an_empty_body_first
     assert bodies == ["<0 octets>", "<4 octets>"]
     assert opened == ["SOML", "MAIL"]
     assert dialogue.outcomes == [["delivered"]]
+
+
+def test_how_a_host_took_a_message_for_a_terminal_is_told_and_of_mail_nothing() -> None:
+    not_active = "250 User not active now, so will do mail."
+    soml = Dialogue(letter(JONES, BROWN, GREEN, mode=Mode.SOML))
+    soml.with_host(host(SENDING, **{"RCPT TO:<brown": not_active, "RCPT TO:<green": "550 no"}))
+    assert soml.handovers == [
+        Handover(Mode.SOML, Reply(250, "OK")),
+        Handover(Mode.SOML, Reply(250, not_active[4:])),
+        None,
+    ]
+    as_mail = Dialogue(letter(mode=Mode.SAML)).with_host(host())
+    assert as_mail.handovers == [Handover(Mode.MAIL, Reply(250, "OK"))]
+    assert Dialogue(letter()).with_host(host(SENDING)).handovers == [None]
 
 
 @pytest.mark.parametrize("reply", ["450 User not active now", "451 later"])

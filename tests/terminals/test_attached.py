@@ -406,3 +406,76 @@ def test_a_login_of_the_host_is_looked_for_even_when_the_message_is_not_welcome(
     terminals = Terminals(Asked({}), node.attached, lambda user: said, Rates(node.clock.seconds))
     assert not terminals.accepts("jones", SMITH, STRANGER)
     assert asked == ["jones"]  # the refusal takes as long as the news that nobody is there
+
+
+# ------------------------------------------------------------------ what became of a message
+
+
+class Answers:
+    """Answers what became of messages when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str, float]] = []
+        self.open: list[Deferred[Any]] = []
+
+    def __call__(self, user: str, id: str, seconds: float) -> Deferred[Any]:
+        self.asked.append((user, id, seconds))
+        self.open.append(Deferred())
+        return self.open[-1]
+
+
+QUESTION = {"mailnode": "became", "version": 1, "id": "362necygczm9h", "seconds": 6}
+
+
+def test_a_user_hears_what_became_of_a_message_and_the_line_ends() -> None:
+    answers = Answers()
+    node = Node(became=answers)
+    wire = node.connect(1002)
+    wire.say(**QUESTION, user="jones")
+    assert answers.asked == [("brown", "362necygczm9h", 6.0)]  # who asks the system says
+    node.clock.advance(11)
+    assert wire.heard() == [] and not wire.closed
+    answers.open[0].callback({"whole": True, "recipients": [{"to": "<a@b>", "state": "failed"}]})
+    assert wire.heard() == [{"to": "<a@b>", "state": "failed"}, {"end": 1, "whole": True}]
+    assert wire.disconnecting and node.attached.logged_in() == []
+
+
+@pytest.mark.parametrize(("seconds", "waits"), [(1e9, 0.0), (-1, 0.0), ("x", 0.0), (None, 0.0), (10, 10.0)])
+def test_how_long_an_answer_may_take_is_bounded(seconds: Any, waits: float) -> None:
+    answers = Answers()
+    Node(became=answers).connect().say(**{**QUESTION, "id": 7, "seconds": seconds})
+    assert answers.asked == [("jones", "", waits)]
+
+
+def test_one_question_is_answered_and_strangers_get_no_answer() -> None:
+    answers = Answers()
+    node = Node(became=answers)
+    wire = node.connect()
+    wire.say(**QUESTION)
+    wire.say(**QUESTION)
+    assert wire.heard() == [{"error": "one question at a time", "again": False}]
+    answers.open[0].callback({"whole": True, "recipients": []})  # for nobody any more
+    assert wire.heard() == []
+    stranger = node.connect(77)
+    stranger.say(**QUESTION)
+    assert stranger.heard() == [{"error": "you are no user of this node", "again": False}]
+    assert len(answers.open) == 1
+
+
+def test_who_leaves_before_the_answer_harms_nobody_and_a_failure_is_said() -> None:
+    answers = Answers()
+    node = Node(became=answers)
+    gone, stays = node.connect(), node.connect()
+    gone.say(**QUESTION)
+    stays.say(**QUESTION)
+    gone.abortConnection()
+    answers.open[0].callback({"whole": True, "recipients": [{"to": "x"}]})
+    assert gone.heard() == []
+    answers.open[1].errback(OSError("disk"))
+    assert stays.heard() == [{"error": "the node could not find out", "again": True}]
+
+
+def test_a_process_that_does_not_know_says_so() -> None:
+    wire = Node().connect()
+    wire.say(**QUESTION)
+    assert wire.heard() == [{"error": "this process does not know what became of messages", "again": False}]
