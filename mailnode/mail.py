@@ -90,8 +90,8 @@ NULL_PATH: Final = Path("")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply of a receiver: a code, one or more lines of text, and a status (RFC 3463, "5.1.1"), which goes
-    over the wire only to a client that was told ENHANCEDSTATUSCODES (RFC 2034)."""
+    """One reply of a receiver: a code, one or more lines of text, and a status (RFC 3463, "5.1.1"), which
+    goes over the wire only to a client that was told ENHANCEDSTATUSCODES (RFC 2034)."""
 
     code: int
     text: str | tuple[str, ...] = ""
@@ -165,8 +165,8 @@ class Body:
 
 @dataclass(frozen=True, slots=True)
 class Recipient:
-    """One recipient of an envelope. `mode`, what is still to be done for it, may differ from the envelope's: a
-    SOML whose terminal was not reached is spooled as MAIL. `number` names it within a spooled message."""
+    """One recipient of an envelope. `mode`, what is still to be done for it, may differ from the envelope's:
+    a SOML whose terminal was not reached is spooled as MAIL. `number` names it within a spooled message."""
 
     path: Path
     mode: Mode = Mode.MAIL
