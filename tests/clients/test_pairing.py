@@ -350,7 +350,10 @@ def test_a_hub_that_begins_with_tls_is_joined_and_called_so(
 class Between:
     """Somebody on the way: shows a certificate of his own, and writes down what he hears under it."""
 
-    def __init__(self, files: tuple[str, str], offers: bytes = b"250-STARTTLS\r\n") -> None:
+    def __init__(
+        self, files: tuple[str, str], offers: bytes = b"250-STARTTLS\r\n", implicit: bool = False
+    ) -> None:
+        self.implicit = implicit
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(*files)
         self.offers = offers
@@ -369,6 +372,9 @@ class Between:
                 self._talk(connection)
 
     def _talk(self, connection: socket.socket) -> None:
+        if self.implicit:
+            self._listen_under_tls(connection)
+            return
         connection.sendall(b"220 hub.example\r\n")
         stream = connection.makefile("rwb")
         while line := stream.readline():
@@ -377,13 +383,18 @@ class Between:
                 connection.sendall(b"250-hub.example\r\n" + self.offers + b"250 AUTH PLAIN LOGIN\r\n")
             elif line.startswith(b"STARTTLS"):
                 connection.sendall(b"220 go\r\n")
-                with self.context.wrap_socket(connection, server_side=True) as secured:
-                    while piece := secured.recv(4096):
-                        self.under_tls += piece
+                self._listen_under_tls(connection)
                 return
             else:
                 connection.sendall(b"221 bye\r\n")
                 return
+
+    def _listen_under_tls(self, connection: socket.socket) -> None:
+        with self.context.wrap_socket(connection, server_side=True) as secured:
+            if self.implicit:
+                secured.sendall(b"220 hub.example\r\n")
+            while piece := secured.recv(4096):
+                self.under_tls += piece
 
     def over(self) -> None:
         """All that was to be heard was heard."""
@@ -404,9 +415,9 @@ def between(authority: Any) -> Iterator[Callable[..., Between]]:
         one.listener.close()
 
 
-def through(token: str, port: int) -> str:
+def through(token: str, port: int, implicit: bool = False) -> str:
     """The token of somebody whose way to the hub leads through another."""
-    return replace(decode(token), port=port).encode()
+    return replace(decode(token), port=port, implicit=implicit).encode()
 
 
 def test_somebody_in_between_with_another_certificate_hears_no_secret(
@@ -427,6 +438,17 @@ def test_somebody_in_between_who_takes_tls_away_hears_no_secret(
     leaf.fails(76, "offers none", "join", through(token, thief.port))
     thief.over()
     assert [line.split()[0] for line in thief.heard] == [b"EHLO", b"QUIT"] and leaf.files() == {}
+
+
+def test_somebody_in_between_hears_nothing_where_tls_is_there_from_the_start(
+    hub: House, leaf: House, between: Callable[..., Between]
+) -> None:
+    token, thief = hub.invite(leaf), between(implicit=True)
+    leaf.fails(76, "another certificate", "join", through(token, thief.port, implicit=True))
+    thief.over()
+    assert thief.under_tls == b"" and leaf.files() == {}
+    leaf.fails(75, "TLS did not come about", "join", through(token, hub.node.port, implicit=True))
+    leaf.says("join", token)
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line_and_nothing_is_lost(
