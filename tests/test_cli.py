@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from mailnode import __version__
 from mailnode.cli import cli
 from mailnode.commands.mail import configured
+from mailnode.commands.who import _by_number
 from mailnode.submission import Where
 
 HOUSE = """
@@ -246,6 +247,13 @@ def test_who_shows_the_terminal_and_whether_it_takes_messages(run: Run, terminal
     assert row.split()[:4] == [user, line, "utmp", "yes"] and row.split()[-1] == "192.0.2.7"
     os.chmod(f"/dev/{line}", 0o600)
     assert "no" in run("who").stdout.split()
+
+
+def test_terminals_are_listed_by_their_numbers() -> None:
+    lines = ["tty1", "pts/10", "pts/9", "?", "pts/2", "pts/100000000000000000000"]
+    assert sorted(lines, key=_by_number) == [
+        *("?", "pts/2", "pts/9", "pts/10", "pts/100000000000000000000", "tty1")
+    ]
 
 
 def test_who_tells_not_logged_in_from_unknown_from_not_to_be_seen(run: Run, house: File) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 
 import click
@@ -65,10 +66,16 @@ def _print_json(terminal: Terminal) -> None:
     )
 
 
+def _by_number(line: str) -> list[tuple[int, str]]:
+    """What puts pts/9 before pts/10."""
+    parts = re.split(r"([0-9]+)", line)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
 def _show(terminals: list[Terminal]) -> None:
     now = time.time()
     rows = table("USER", "TERMINAL", "KIND", "MESSAGES", "SINCE", "IDLE", "FROM")
-    for terminal in sorted(terminals, key=lambda one: (one.user, one.line)):
+    for terminal in sorted(terminals, key=lambda one: (one.user, _by_number(one.line))):
         rows.add_row(
             safe(terminal.user),
             safe(terminal.line),
