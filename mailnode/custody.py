@@ -85,7 +85,9 @@ class Store(Protocol):
 
     notices: INotices | None
 
-    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"") -> Deferred[None]: ...
+    def store(
+        self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"", patient: bool = False
+    ) -> Deferred[None]: ...
 
 
 @implementer(ICustody)
@@ -329,10 +331,12 @@ class Custody:
             self._log("taken", recipients=len(recipients), size=size)
             return Reply(250, f"OK, queued as {self._id}", "2.0.0") if self._client.extended else OK
 
+        patient = self._client.turned
         if not self._once:
-            return self._intake.store(self._id, envelope, draft).addCallback(stored)
+            return self._intake.store(self._id, envelope, draft, b"", patient).addCallback(stored)
         key = _once_key(self._client, self._once, recipients)
-        return self._intake.store(self._id, envelope, draft, key).addCallbacks(stored, self._repeated)
+        taken = self._intake.store(self._id, envelope, draft, key, patient)
+        return taken.addCallbacks(stored, self._repeated)
 
     def _repeated(self, failure: Failure) -> Reply:
         """The client did not hear our reply the first time."""

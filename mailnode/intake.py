@@ -86,10 +86,12 @@ class Intake:
             draft.write(chunk)
         return self.store(id, envelope, draft).addCallback(lambda _: id)
 
-    def store(self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"") -> Deferred[None]:
+    def store(
+        self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"", patient: bool = False
+    ) -> Deferred[None]:
         """Into the spool; whoever works it off has it at once if there is room. Errbacks as `accept`."""
         dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
-        lease = dispatch is not None and dispatch.has_room()
+        lease = dispatch is not None and dispatch.has_room(patient)
 
         def stored(entry: Entry | None) -> None:
             if held and holding is not None:
@@ -100,7 +102,7 @@ class Intake:
             if entry is not None:
                 dispatch.take(entry)
             elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
-                dispatch.wake()
+                dispatch.wake(patient)
 
         return self.house.spool.accept(id, envelope, draft, lease, held, once).addCallback(stored)
 

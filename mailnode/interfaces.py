@@ -379,11 +379,12 @@ class IDispatch(Interface):
     def take(entry: Entry) -> None:
         """An entry that was accepted and leased for us."""
 
-    def has_room() -> bool:
-        """Whether newly accepted mail should be leased to us at once."""
+    def has_room(patient: bool = False) -> bool:
+        """Whether newly accepted mail should be leased to us at once. With `patient` it came over a line that
+        somebody pays for by the minute: where it brings much, taking it all goes before delivering it."""
 
-    def wake() -> None:
-        """There may be something due."""
+    def wake(patient: bool = False) -> None:
+        """There may be something due; with `patient`, when the line has brought all that it had."""
 
 
 # ------------------------------------------------------------------------ peering

@@ -31,10 +31,10 @@ class Nudge:
     def take(self, entry: Entry) -> None:
         raise ValueError("this process leases nothing")
 
-    def has_room(self) -> bool:
+    def has_room(self, patient: bool = False) -> bool:
         return False
 
-    def wake(self) -> None:
+    def wake(self, patient: bool = False) -> None:
         if self._soon is None:
             self._soon = self._reactor.callLater(PAUSE, self._say)
 

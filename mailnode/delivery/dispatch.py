@@ -46,6 +46,9 @@ from mailnode.mail import (
 )
 
 ROOM: Final = 500  # entries in hand
+FEW: Final = 20  # entries in hand up to which what a turned line brings is delivered at once
+PAUSE: Final = 0.2  # seconds without a message after which a turned line has brought what it had
+REST: Final = 10.0  # seconds that what it brought waits at most
 DESTINATIONS: Final = 1000  # that routing lets one recipient lead to
 GATHER: Final = 1.0  # seconds that results of one entry wait for each other before they are written down
 SHOWN: Final = Reply(250, "Shown on a terminal", "2.0.0")
@@ -111,6 +114,9 @@ class Dispatch:
         self._claiming = False
         self._again = False  # woken while claiming
         self._timer: IDelayedCall | None = None
+        self._resting: IDelayedCall | None = None  # while a turned line brings much
+        self._rest_began = self._brought_last = 0.0
+        self._is_late = False  # it rested as long as it may, and what waited is not worked off yet
         self._stopped: Deferred[None] | None = None
         self._log = Logger("mailnode.delivery")
 
@@ -147,6 +153,9 @@ class Dispatch:
         """Takes nothing more; fires when nothing is in hand any more."""
         self._stopped = Deferred()
         self._cancel_timer()
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
         self._maybe_stopped()
         return self._stopped
 
@@ -156,11 +165,17 @@ class Dispatch:
 
     # ------------------------------------------------------------- the queue
 
-    def has_room(self) -> bool:
+    def has_room(self, patient: bool = False) -> bool:
+        if patient and (self._resting is not None or len(self._jobs) >= FEW):
+            return False
         return len(self._jobs) < ROOM and self._stopped is None
 
-    def wake(self) -> None:
-        if self._claiming:
+    def wake(self, patient: bool = False) -> None:
+        if patient and self._stopped is None and not self._is_late:
+            self._rest()
+        elif self._resting is not None:
+            self._again = True  # when it is over
+        elif self._claiming:
             self._again = True
         elif self.has_room():
             self._claiming = True
@@ -168,6 +183,22 @@ class Dispatch:
             self._cancel_timer()
             limit = ROOM - len(self._jobs)
             self._spool.claim(limit).addCallbacks(self._claimed, self._not_claimed, callbackArgs=(limit,))
+
+    def _rest(self) -> None:
+        """A line that is paid for brings much: it is free sooner if nothing is delivered meanwhile."""
+        self._brought_last = self._clock.seconds()
+        if self._resting is None:
+            self._rest_began = self._brought_last
+            self._resting = self._clock.callLater(PAUSE, self._is_rested)
+
+    def _is_rested(self) -> None:
+        now = self._clock.seconds()
+        self._is_late = now - self._rest_began >= REST
+        if now - self._brought_last < PAUSE and not self._is_late:
+            self._resting = self._clock.callLater(PAUSE, self._is_rested)
+        else:
+            self._resting = None
+            self.wake()
 
     def _claimed(self, entries: list[Entry], limit: int) -> None:
         self._claiming = False
@@ -178,6 +209,7 @@ class Dispatch:
         elif len(entries) == limit or self._again:
             self._clock.callLater(0, self.wake)
         else:
+            self._is_late = False
             self._spool.next_due().addCallbacks(self._sleep, self._not_claimed)
 
     def _not_claimed(self, failure: Failure) -> None:
