@@ -68,8 +68,8 @@ fuzz: $(VENV)/installed-test  ## fuzz every target for MINUTES=2 (JOBS=1 at once
 		|| echo "atheris cannot be installed here: our own mutator looks alone" >&2
 	@$(BIN)/python -m fuzz.run --seconds $$(($(MINUTES) * 60)) --jobs $(JOBS) $(TARGETS)
 
-laws: $(VENV)/installed-test  ## the channel of two hosts, 100,000 examples (EXAMPLES=n); takes an hour
-	@MAILNODE_LAWS=$(or $(EXAMPLES),100000) $(BIN)/python -m pytest tests/laws/test_channel_machine.py
+laws: $(VENV)/installed-test  ## the laws, 100,000 examples of the channel of two hosts (EXAMPLES=n); takes hours
+	@MAILNODE_LAWS=$(or $(EXAMPLES),100000) $(BIN)/python -m pytest tests/laws
 
 bombs: $(VENV)/installed-test  ## lines and messages of 1 GiB, 100,000 recipients
 	@MAILNODE_BOMB_MIB=1024 $(BIN)/python -m pytest tests/clients/test_bombs.py

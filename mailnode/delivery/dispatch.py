@@ -46,6 +46,9 @@ from mailnode.mail import (
 )
 
 ROOM: Final = 500  # entries in hand
+REFILL: Final = (
+    0.02  # seconds in which room is made before a queue is claimed from again: claims have a price
+)
 FEW: Final = 20  # entries in hand up to which what a turned line brings is delivered at once
 PAUSE: Final = 0.2  # seconds without a message after which a turned line has brought what it had
 REST: Final = 10.0  # seconds that what it brought waits at most
@@ -392,12 +395,13 @@ class Dispatch:
     def _finished(self, outcome: Failure | None, job: Job) -> None:
         if isinstance(outcome, Failure):
             self._log.failure("{id} could not be settled", outcome, id=job.entry.id)
-        was_full = not self.has_room()
         self._jobs.discard(job)
         if self._stopped is not None:
             self._maybe_stopped()
-        elif was_full or job.late or self._timer is None:
+        elif job.late:
             self.wake()
+        elif self._timer is None and not self._claiming:  # it was full
+            self._timer = self._clock.callLater(REFILL, self._time_to_wake)
 
 
 def _behind(recipient: Recipient, destinations: tuple[Destination, ...]) -> tuple[Destination, ...]:

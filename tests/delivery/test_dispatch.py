@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from zope.interface import implementer
 
-from mailnode.delivery.dispatch import GATHER, ROOM, Dispatch
+from mailnode.delivery.dispatch import GATHER, REFILL, ROOM, Dispatch
 from mailnode.delivery.dsn import success
 from mailnode.delivery.mailbox import MemoryMailbox
 from mailnode.delivery.settling import Settling
@@ -244,8 +244,10 @@ def test_what_does_not_fit_stays_queued_and_is_taken_when_there_is_room(world: W
     assert [state for _, state in world.queue()].count("leased") == ROOM
     assert not world.dispatch.has_room()
     for _ in range(ROOM + 3):
+        if not world.relay.letters:
+            world.clock.advance(REFILL)
+            world.clock.advance(0)
         world.relay.answer(Reply(250, "ok"))
-        world.clock.advance(0)
     assert world.queue() == []
 
 

@@ -7,12 +7,11 @@ that delays, cuts octets into pieces and breaks, while other clients come and go
 - in the end no draft, no message and no lease is left, every call has ended once, and nothing went wrong
   unnoticed.
 
-MAILNODE_LAWS (`make laws`: 100000) is how many examples are tried.
+MAILNODE_LAWS is how many examples are tried (`make laws`).
 """
 
 from __future__ import annotations
 
-import os
 from typing import Any, cast
 
 import pytest
@@ -37,8 +36,9 @@ from mailnode.channel.tls import ClientTls, ServerTls
 from mailnode.smtp.events import Ended
 from mailnode.smtp.receiver import State
 from mailnode.smtp.script import Plan
+from tests.laws.examples import ASKED
 
-EXAMPLES = int(os.environ.get("MAILNODE_LAWS", "40"))
+EXAMPLES = ASKED or 40
 LEAF_ADDRESS = "192.0.2.7"
 CLIENT_ADDRESS = "198.51.100.9"
 PATIENCE = 300  # seconds; whoever is silent for longer is cut off

@@ -26,6 +26,7 @@ from mailnode.smtp.framing import Stuffer
 from mailnode.smtp.receiver import Receiver, State
 from mailnode.smtp.script import Plan
 from mailnode.smtp.sender import Sender
+from tests.laws.examples import examples
 
 RIGHTS = Rights(modes=tuple(Mode), turn=True)
 
@@ -197,7 +198,7 @@ class Wire:
 SIZES = st.lists(st.integers(1, 200), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(letters(), max_size=3), SIZES, st.booleans())
 @example(
     [Letter(Mode.MAIL, NULL_PATH, (Recipient(Path('"\\', "a.example", ("b",))),), Body.of(b""))], [1], True
@@ -226,7 +227,7 @@ def test_what_the_sender_gives_is_what_the_receiver_gets(
     assert any(b"\r\nRCPT" in octets for octets in wire.commands) == (pipelining and bool(given_away))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(letters(), SIZES, st.booleans(), st.sets(st.integers(0, 4)))
 def test_delivered_is_who_was_accepted_and_nobody_else(
     letter: Letter, sizes: list[int], pipelining: bool, numbers: set[int]
@@ -246,7 +247,7 @@ def test_delivered_is_who_was_accepted_and_nobody_else(
 # ------------------------------------------------------------------------------ the turned line
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(letters(), max_size=2), st.lists(letters(), max_size=2), SIZES)
 def test_after_a_turn_both_sides_are_as_new(
     there: list[Letter], back: list[Letter], sizes: list[int]
@@ -276,7 +277,7 @@ BEHIND = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(BEHIND, st.booleans())
 def test_nothing_that_came_before_the_250_of_a_turn_is_obeyed(behind: bytes, at_once: bool) -> None:
     receiver = Receiver("hub.example", RIGHTS)
@@ -297,7 +298,7 @@ def test_nothing_that_came_before_the_250_of_a_turn_is_obeyed(behind: bytes, at_
     assert receiver.next() is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(BEHIND, st.integers(0, 40))
 def test_what_comes_with_the_250_of_a_turn_stays_visible_and_is_read_as_no_reply(
     behind: bytes, cut: int

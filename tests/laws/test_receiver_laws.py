@@ -15,6 +15,7 @@ from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import Limits, Receiver, State
 from mailnode.smtp.sasl import encode
 from mailnode.smtp.sasl.keys import derive, proof
+from tests.laws.examples import examples
 
 MECHANISMS = ("SCRAM-SHA-256", "PLAIN", "LOGIN", "CRAM-MD5", "EXTERNAL")
 RIGHTS = Rights(modes=tuple(Mode), relay=True, mechanisms=MECHANISMS)
@@ -248,7 +249,7 @@ def stream(told: list[events.ReceiverEvent]) -> list[str]:
     return found  # how much of a message without an end was told is of no account
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(SCRIPTS, CUTS, CHOICES, KINDS)
 @example(
     b"EHLO a\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<a@b.example>\r\nDATA\r\n" + b"x" * 50 + b"\n\r\n.\r\n",
@@ -268,7 +269,7 @@ def test_any_cut_of_the_octets_gives_the_same_events(
     assert cut.finish() == whole.finish()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(SCRIPTS, CHOICES, KINDS)
 def test_octets_one_by_one_give_the_same_events(octets: bytes, choices: list[int], kind: Kind) -> None:
     octets = spoken(octets, kind[0])
@@ -280,7 +281,7 @@ def test_octets_one_by_one_give_the_same_events(octets: bytes, choices: list[int
     assert single.finish() == whole.finish()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(SCRIPTS, CUTS, CHOICES, DELAYS)
 def test_late_answers_change_nothing(
     octets: bytes, cuts: list[int], choices: list[int], delays: list[int]
@@ -293,7 +294,7 @@ def test_late_answers_change_nothing(
     assert late.finish() == prompt.finish()
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=examples(250), deadline=None)
 @given(SCRIPTS, CUTS, CHOICES, st.lists(st.integers(0, 9), min_size=1, max_size=8), KINDS)
 @example(BY_GROUPS, [], [0], [9], (False, False))
 def test_custody_that_is_decided_late_gives_the_same_replies(
@@ -315,7 +316,7 @@ def test_custody_that_is_decided_late_gives_the_same_replies(
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(["VRFY", "EXPN", "NOOP", "HELP"]), st.integers(0, 5)), max_size=15),
     CUTS,
@@ -344,7 +345,7 @@ def test_replies_come_in_the_order_of_the_commands(script: list[tuple[str, int]]
     assert said == [plain.get(verb, f"about {n}") for n, (verb, _) in enumerate(script)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(SCRIPTS, CUTS, CHOICES, DELAYS, st.integers(0, 25))
 def test_every_transaction_ends_in_custody_or_is_discarded_once(
     octets: bytes, cuts: list[int], choices: list[int], delays: list[int], end: int
@@ -375,7 +376,7 @@ def test_every_transaction_ends_in_custody_or_is_discarded_once(
 # ------------------------------------------------------------------ what every line gets
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.lists(st.sampled_from(COMMANDS), max_size=25), CHOICES, st.booleans())
 def test_every_line_gets_exactly_one_reply(lines: list[bytes], choices: list[int], lmtp: bool) -> None:
     """But for mail data, which gets its own, by LMTP one for each recipient, and the 421 that may follow."""
@@ -412,7 +413,7 @@ def _took(holder: Holder, before: int) -> bool:
 # ------------------------------------------------------------------ STARTTLS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(SCRIPTS, CUTS, SCRIPTS, CHOICES)
 def test_nothing_that_came_before_the_handshake_counts_after_it(
     behind: bytes, cuts: list[int], later: bytes, choices: list[int]
