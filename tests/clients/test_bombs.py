@@ -108,8 +108,9 @@ def test_a_hundred_thousand_recipients_fill_no_memory(node: Any) -> None:
     codes: list[str] = []
 
     def read() -> None:
-        while reply := talk.reply():
-            codes.append(reply[0][:3])
+        with suppress(ConnectionError):  # what is on its way to a closed socket resets the connection
+            while reply := talk.reply():
+                codes.append(reply[0][:3])
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
@@ -121,7 +122,9 @@ def test_a_hundred_thousand_recipients_fill_no_memory(node: Any) -> None:
     reader.join(120)
     assert codes[:1000] == ["250"] * 1000  # the configured limit
     refused = codes[1000:]
-    assert set(refused[:-1]) == {"452"} and refused[-1] in ("421", "221")
+    assert set(refused[:-1]) == {"452"} and refused[-1] in ("452", "421", "221")
+    assert len(refused) < 3000  # it was cut off
+    node.wait_for_log("Too many commands without mail")
     talk.close()
 
 

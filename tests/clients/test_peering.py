@@ -289,7 +289,7 @@ def test_etrn_brings_what_is_held_and_an_absent_host_costs_nothing(make_hub: Any
     seen = len(hub.text())
     assert talk.codes("ETRN @sent.example", "QUIT") == [250, 221]
     hub.wait_for_log("the queue for sent.example was started: 0 given", after=seen)
-    assert hub.rows("SELECT state FROM recipient") == [("held",)]
+    hub.wait_until(lambda: hub.rows("SELECT state FROM recipient") == [("held",)], "it is held again")
 
 
 def test_etrn_to_a_process_that_only_receives_is_done_by_the_one_that_sends(

@@ -13,6 +13,7 @@ import pytest
 from twisted.internet.defer import succeed
 
 from mailnode.access.passwords import Passwords
+from mailnode.peering.letters import AT_ONCE
 from tests.clients.spools import spooled, wait_for_spool
 from tests.clients.waiting import wait_until
 
@@ -389,10 +390,10 @@ def test_what_a_peer_refuses_for_now_stays_held_and_what_it_refuses_for_good_is_
 
 
 def test_two_connections_of_one_peer_never_get_the_same_message(legacy_hub: Any) -> None:
-    texts = [f"message {number}" for number in range(45)]
+    texts = [f"message {number}" for number in range(2 * AT_ONCE + 5)]
     for text in texts:
         give(legacy_hub, "hubert@hub.example", "leo@leaf.example", text=text)
-    wait_until(lambda: [state for state, _ in spooled(legacy_hub)] == ["held"] * 45, "45 held")
+    wait_until(lambda: {state for state, _ in spooled(legacy_hub)} == {"held"}, "all are held")
     hosts: list[LegacyHost] = []
     for _ in range(2):
         talk = legacy_hub.talk()
