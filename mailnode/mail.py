@@ -31,7 +31,7 @@ class Mode(Enum):
 # --------------------------------------------------------------------------- paths
 
 # RFC 5321 4.1.2 Dot-string; whatever else a local part holds must be quoted.
-_ATOM = r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~\x80-\U0010ffff-]+"
+_ATOM = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+'
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 
 
