@@ -311,4 +311,4 @@ def _command(mode: Mode) -> click.Command:
     return submit
 
 
-VERBS: Final = tuple(_command(mode) for mode in Mode)
+mail, send, soml, saml = (_command(mode) for mode in Mode)
