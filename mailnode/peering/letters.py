@@ -95,13 +95,11 @@ class HeldLetters:
         return wanted
 
     def at_hand(self) -> Letter | None:
-        if not self._waiting or self._closed or len(self._refused) >= REFUSALS:
-            if self._more and not self._closed:
-                self._claim()
+        if self._closed or len(self._refused) >= REFUSALS:
             return None
         if self._more and len(self._waiting) <= AT_ONCE // 2:
             self._claim()
-        return self._hand_over()
+        return self._hand_over() if self._waiting else None
 
     def peek(self) -> Deferred[bool]:
         """Whether there is a letter; it is kept for `next`. Before the first `next` only."""
