@@ -32,6 +32,12 @@ def pytest_runtest_makereport(
     return report
 
 
+KEY_USAGES = (  # in the order in which x509.KeyUsage takes them
+    *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+    *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+)
+
+
 class Authority:
     """A certificate authority of the tests; `roots` is the PEM file of its certificate."""
 
@@ -75,6 +81,16 @@ class Authority:
             .not_valid_after(now + timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca, None), critical=True)
         )
+        # RFC 5280 4.2.1: from Python 3.13 on what lacks these is not believed
+        marks: tuple[x509.ExtensionType, ...] = (
+            x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+        )
+        for mark in marks:
+            builder = builder.add_extension(mark, critical=False)
+        if ca:
+            signs = [usage in ("key_cert_sign", "crl_sign") for usage in KEY_USAGES]
+            builder = builder.add_extension(x509.KeyUsage(*signs), critical=True)
         if names:
             builder = builder.add_extension(
                 x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
