@@ -219,22 +219,18 @@ class ReceiverRole:
         if not isinstance(reply, Deferred):
             self._machine.answer(reply)
             return
+        self._wait(reply, self._machine.answer)
+
+    def _wait(self, reply: Deferred[Any], tell: Callable[[Any], None]) -> None:
+        """Tells the machine when the Deferred has fired."""
         self._open += 1
-        reply.addCallbacks(self._answered, self._not_answered)
+        reply.addErrback(self._unexpected).addCallback(self._answered, tell)
 
-    def _answered(self, reply: events.Answer) -> None:
-        if self._over:
-            self._open -= 1
-            return
-        self._machine.answer(reply)
-        self._went_on()
-
-    def _not_answered(self, failure: Failure) -> None:
-        self._answered(self._unexpected(failure))
-
-    def _went_on(self) -> None:
-        """An answer that was waited for has come."""
+    def _answered(self, reply: events.Answer, tell: Callable[[Any], None]) -> None:
         self._open -= 1
+        if self._over:
+            return
+        tell(reply)
         self._channel.expect(self._doors.patience)
         self._run()
         if not self._open or self._machine.pending <= CHUNK:
@@ -320,20 +316,9 @@ class ReceiverRole:
         assert self._custody is not None
         custody, self._custody = self._custody, None
         committed = custody.commit()
-        if not self._machine.may_postpone:
-            self._answer(committed)
-            return
-        decide = self._machine.postpone()
-
-        def decided(reply: Reply) -> None:
-            if self._over:
-                self._open -= 1
-                return
-            decide(reply)
-            self._went_on()
-
-        self._open += 1
-        committed.addCallbacks(decided, lambda failure: decided(self._unexpected(failure)))
+        self._wait(
+            committed, self._machine.postpone() if self._machine.may_postpone else self._machine.answer
+        )
 
     def _ask_verify(self, event: events.AskVerify) -> None:
         self._machine.answer(self._doors.routing.verify(event.text, self._machine.rights))
