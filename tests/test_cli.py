@@ -113,7 +113,10 @@ def test_the_version_is_shown() -> None:
 
 
 def commands(group: click.Group, *words: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
         yield (*words, name), command
         if isinstance(command, click.Group):
             yield from commands(command, *words, name)

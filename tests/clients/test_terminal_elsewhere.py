@@ -314,9 +314,12 @@ def test_where_the_node_may_not_be_asked_its_reply_is_what_is_known(usc: Any, te
 
 
 AS_ANOTHER = """
-import encodings.idna  # imported late, when it may lie where the other user may not look
-import os
+import encodings.idna  # with all that follows: it may lie where the other user may not look
+import importlib, os, pkgutil
+import mailnode.commands
 from mailnode.cli import main
+for module in pkgutil.walk_packages(mailnode.commands.__path__, "mailnode.commands."):
+    importlib.import_module(module.name)
 if os.geteuid() == 0:
     os.setgid(65534)
     os.setuid(65534)
