@@ -35,6 +35,7 @@ VOCABULARY = {
     "mailnode.mail",
     "mailnode.interfaces",
     "mailnode.batch",
+    "mailnode.child",
     "mailnode.journal",
     "mailnode.letters",
     "mailnode.queued",

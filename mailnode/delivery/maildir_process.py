@@ -2,19 +2,15 @@
 
 Each call of the operating system gives the interpreter lock away and has to win it back from the
 reactor; a batch of messages has hundreds of them. In the node two remain, one that sends the batch and
-one that waits for what became of it. Both ends of the socket are the same program, and what goes over
-it is a MessagePack text behind its length: a list of jobs, each a text of its own, then a list of error
-numbers. A job that cannot be told or done for a reason that is no disk's spoils none but itself.
+one that waits for what became of it. What is said is MessagePack: a list of jobs, each a text of its own,
+then a list of error numbers. A job that cannot be told or done for a reason that is no disk's spoils none
+but itself.
 """
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -24,18 +20,10 @@ from typing import Final
 
 import msgspec
 
+from mailnode.child import Child, Node
 from mailnode.delivery.maildir import Disk, Job, MaildirWriter
 
-_LENGTH: Final = 4  # octets, most significant first
-_CLOSING: Final = 10.0  # seconds that the process has to end
-_BUFFER: Final = 1 << 20  # octets that the socket should hold
-
-# The process finds the modules where the node found them, and nowhere else.
-_PROGRAM: Final = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
-    "from mailnode.delivery.maildir_process import main; main(int(sys.argv[1]), sys.argv[2] == 'privileged')"
-)
-_PR_SET_PDEATHSIG: Final = 1  # prctl(2)
+_PRIVILEGED: Final = "privileged"
 _JOB: Final = msgspec.msgpack.Decoder(Job)
 
 
@@ -48,8 +36,7 @@ class MaildirProcess:
 
     def __init__(self, privileged: bool) -> None:
         self._privileged = privileged
-        self._child: subprocess.Popen[bytes] | None = None
-        self._socket: socket.socket | None = None
+        self._child: Child | None = None
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_as_text)
         self._decoder = msgspec.msgpack.Decoder(list[int])
 
@@ -80,22 +67,14 @@ class MaildirProcess:
     def close(self, kill: bool = False) -> None:
         """Ends the child, if there is one, when it has done what it has in hand."""
         child, self._child = self._child, None
-        channel, self._socket = self._socket, None
-        if channel is not None:
-            channel.close()
-        if child is None:
-            return
-        if kill:
-            child.kill()
-        try:
-            child.wait(_CLOSING)
-        except subprocess.TimeoutExpired:  # its disk hangs
-            child.kill()
+        if child is not None:
+            child.kill() if kill else child.close()
 
     def _ask(self, jobs: Sequence[Job]) -> list[OSError | None]:
-        channel = self._socket or self._start()
-        _send(channel, self._encoder.encode([self._told(job) for job in jobs]))
-        numbers = self._decoder.decode(_receive(channel))
+        if self._child is None:
+            self._child = Child(__name__, _PRIVILEGED if self._privileged else "own")
+        answer = self._child.ask(self._encoder.encode([self._told(job) for job in jobs]))
+        numbers = self._decoder.decode(answer)
         if len(numbers) != len(jobs):
             raise EOFError
         return [OSError(number, os.strerror(number)) if number else None for number in numbers]
@@ -107,38 +86,14 @@ class MaildirProcess:
         except (TypeError, ValueError):
             return b""
 
-    def _start(self) -> socket.socket:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
-            right = "privileged" if self._privileged else "own"
-            path = [os.path.abspath(entry) for entry in sys.path]
-            try:
-                self._child = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _PROGRAM, str(theirs.fileno()), right, *path],
-                    stdin=subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                )
-            except BaseException:
-                ours.close()
-                raise
-        self._socket = ours
-        return ours
 
-
-def main(descriptor: int, privileged: bool) -> None:
-    """The child: does batch after batch until the node closes the socket."""
-    # A signal from the keyboard or the service manager is for the node: it ends us when it has drained.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with suppress(AttributeError):  # Linux: a node that is killed leaves nobody behind who still writes
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    writer = MaildirWriter(Disk(), time.time, privileged)
+def main(node: Node, right: str) -> None:
+    """The child: does batch after batch until the node has gone."""
+    writer = MaildirWriter(Disk(), time.time, right == _PRIVILEGED)
     texts = msgspec.msgpack.Decoder(list[bytes])
-    with socket.socket(fileno=descriptor) as channel, suppress(EOFError, ConnectionError):
+    with suppress(EOFError):
         while True:
-            numbers = work(writer, texts.decode(_receive(channel)))
-            _send(channel, msgspec.msgpack.encode(numbers))
+            node.say(msgspec.msgpack.encode(work(writer, texts.decode(node.hear()))))
 
 
 def work(writer: MaildirWriter, texts: Sequence[bytes]) -> list[int]:
@@ -171,23 +126,3 @@ def _as_text(value: object) -> str:
 
 def _number(error: OSError | None) -> int:
     return 0 if error is None else error.errno or errno.EIO
-
-
-def _send(channel: socket.socket, text: bytes) -> None:
-    channel.sendall(len(text).to_bytes(_LENGTH, "big") + text)
-
-
-def _receive(channel: socket.socket) -> bytes:
-    """One text. EOFError if the other end has gone."""
-    return _exactly(channel, int.from_bytes(_exactly(channel, _LENGTH), "big"))
-
-
-def _exactly(channel: socket.socket, size: int) -> bytes:
-    text = bytearray(size)
-    rest = memoryview(text)
-    while rest:
-        got = channel.recv_into(rest)
-        if not got:
-            raise EOFError
-        rest = rest[got:]
-    return bytes(text)

@@ -402,6 +402,11 @@ class Ledger:
         """The messages whose bodies are files."""
         return {id for (id,) in self._execute("SELECT id FROM message WHERE file IS NOT NULL")}
 
+    def known(self, messages: Collection[int]) -> set[int]:
+        """Those of `messages` that are there."""
+        some = "SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?))"
+        return {id for (id,) in self._execute(some, (_json(list(messages)),))}
+
     def has_file(self, id: int) -> bool:
         """Whether there is a message `id` whose body is a file."""
         row = self._execute("SELECT 1 FROM message WHERE id = ? AND file IS NOT NULL", (id,)).fetchone()

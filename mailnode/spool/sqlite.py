@@ -30,6 +30,7 @@ from mailnode.spool.locks import Owners, SoleLock, locked
 from mailnode.spool.rows import State, message_row, next_host, numbered, recipient_row
 from mailnode.spool.selection import rule
 from mailnode.spool.transactions import Change, Look, Operation, Settle, Transactions
+from mailnode.spool.writer_process import CROWD, Writer
 
 T = TypeVar("T")
 
@@ -74,10 +75,11 @@ class SqliteSpool:
         self._owners = Owners(os.path.join(data, "owners"), f"{randbits(64):016x}")
         self._dispatch = SoleLock(os.path.join(data, "dispatch.lock"))
         self._bodies = BodyStore(data, call_from_thread)
-        self._transactions = Transactions(lambda: self._ledger(writes=True))
+        crowd = CROWD if call_from_thread is not None else 0
+        self._transactions = Writer(self._path, self._owners.owner, self._bodies.folder, crowd)
         self._looks = Transactions(lambda: self._ledger(writes=False))
-        self._writer: Batch[Operation, Any] = _batch("spool-writer", self._transactions, call_from_thread)
-        self._reader: Batch[Operation, Any] = _batch("spool-reader", self._looks, call_from_thread)
+        self._writer = _batch("spool-writer", self._transactions.work, call_from_thread)
+        self._reader = _batch("spool-reader", self._looks.work, call_from_thread)
         self._closed = False
 
     def _ledger(self, writes: bool) -> Ledger:
@@ -341,11 +343,11 @@ class SqliteSpool:
 
 
 def _batch(
-    name: str, transactions: Transactions, call_from_thread: Callable[..., object] | None
+    name: str, work: Callable[[list[Operation]], list[Any]], call_from_thread: Callable[..., object] | None
 ) -> Batch[Operation, Any]:
     if call_from_thread is None:
-        return BatchNow(transactions.work)
-    return BatchThread(name, transactions.work, call_from_thread, gather=GATHER)
+        return BatchNow(work)
+    return BatchThread(name, work, call_from_thread, gather=GATHER)
 
 
 def _first(entry: Entry | Repeated | None) -> Entry | None:
