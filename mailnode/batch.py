@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from enum import Enum
+from math import inf
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import sleep
-from typing import Generic, Protocol, TypeVar
+from time import monotonic, sleep
+from typing import Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.logger import Logger
@@ -27,7 +26,7 @@ R = TypeVar("R")  # its result
 class Batch(Protocol[I_contra, R]):
     """What `BatchThread` and `BatchNow` have in common."""
 
-    def submit(self, item: I_contra, /, hurry: bool = True) -> Deferred[R]: ...
+    def submit(self, item: I_contra, /, patience: float = 0.0) -> Deferred[R]: ...
 
     def stop(self) -> Deferred[None]: ...
 
@@ -36,12 +35,8 @@ class StoppedError(RuntimeError):
     """An item was submitted after `stop`."""
 
 
-class _Token(Enum):
-    """What wakes the thread. At most one of each kind is on its way."""
-
-    HURRY = 1
-    LAZY = 2
-    STOP = 3
+_NOW: Final = 0.0  # a time that has passed
+_STOP: Final = -1.0
 
 
 class BatchThread(Generic[I, R]):
@@ -53,8 +48,8 @@ class BatchThread(Generic[I, R]):
     process may still fork before, and keeps the process alive until `stop` has finished.
 
     While items come faster than they are done, the thread waits `gather` seconds before each batch, so
-    that it becomes larger; a lone item never waits. An item that is not submitted in a `hurry` goes with
-    the next that is, or waits up to `patience` seconds.
+    that it becomes larger; a lone item never waits. An item that is submitted with `patience` (seconds)
+    waits so long for others, or goes with the next that has less.
     """
 
     def __init__(
@@ -64,21 +59,19 @@ class BatchThread(Generic[I, R]):
         call_from_thread: Callable[..., object],
         limit: int = 256,
         gather: float = 0.0,
-        patience: float = 0.02,
     ) -> None:
         self._name = name
         self._work = work
         self._call_from_thread = call_from_thread
         self._limit = limit
         self._gather = gather
-        self._patience = patience
         self._items: deque[tuple[I, Deferred[R]]] = deque()
-        self._wake: SimpleQueue[_Token] = SimpleQueue()
-        self._woken: _Token | None = None  # the strongest token that the thread has yet to see
+        self._wake: SimpleQueue[float] = SimpleQueue()  # monotonic times by which to begin, in seconds
+        self._woken = inf  # the earliest of them that the thread has yet to see
         self._thread: Thread | None = None
         self._end: Deferred[None] | None = None
 
-    def submit(self, item: I, /, hurry: bool = True) -> Deferred[R]:
+    def submit(self, item: I, /, patience: float = 0.0) -> Deferred[R]:
         """Queues `item`; fires with its result. Errbacks with `StoppedError` after `stop`."""
         if self._end is not None:
             return fail(StoppedError(f"{self._name} has stopped"))
@@ -87,14 +80,12 @@ class BatchThread(Generic[I, R]):
             self._thread.start()
         result: Deferred[R] = Deferred()
         self._items.append((item, result))
-        # The item is there before the token is looked at, and `_take` forgets the token before it looks
+        # The item is there before the time is looked at, and `_take` forgets the time before it looks
         # at the items: so none is left lying.
-        if hurry and self._woken is not _Token.HURRY:
-            self._woken = _Token.HURRY
-            self._wake.put(_Token.HURRY)
-        elif not hurry and self._woken is None:
-            self._woken = _Token.LAZY
-            self._wake.put(_Token.LAZY)
+        begin = monotonic() + patience if patience else _NOW
+        if begin < self._woken:
+            self._woken = begin
+            self._wake.put(begin)
         return result
 
     def stop(self) -> Deferred[None]:
@@ -104,7 +95,7 @@ class BatchThread(Generic[I, R]):
             if self._thread is None:
                 self._end.callback(None)
             else:
-                self._wake.put(_Token.STOP)
+                self._wake.put(_STOP)
         waiting: Deferred[None] = Deferred()
         self._end.addCallback(waiting.callback)
         return waiting
@@ -118,26 +109,30 @@ class BatchThread(Generic[I, R]):
 
     def _work_off(self) -> None:
         crowded = False
-        token = None
-        while token is not _Token.STOP:
-            token = self._wait()
-            if crowded and token is not _Token.STOP:
+        begin = _NOW
+        while begin != _STOP:
+            begin = self._wait()
+            if crowded and begin != _STOP:
                 sleep(self._gather)
             while batch := self._take():
                 crowded = len(batch) > 1 and self._gather > 0
                 results = _results(self._work, [item for item, _ in batch])
                 self._call_from_thread(_fire, [waiting for _, waiting in batch], results)
+                if len(batch) < self._limit and monotonic() < self._woken < inf:
+                    break  # what came meanwhile has patience
 
-    def _wait(self) -> _Token:
-        """The token that ends the wait; nobody is in a hurry for what a lazy one announces."""
-        token = self._wake.get()
-        if token is _Token.LAZY:
-            with suppress(Empty):
-                token = self._wake.get(timeout=self._patience)
-        return token
+    def _wait(self) -> float:
+        """Waits until a batch is to begin, and gives the time at which it was to."""
+        begin = self._wake.get()
+        while (left := begin - monotonic()) > 0:
+            try:
+                begin = min(begin, self._wake.get(timeout=left))
+            except Empty:
+                break
+        return begin
 
     def _take(self) -> list[tuple[I, Deferred[R]]]:
-        self._woken = None
+        self._woken = inf
         items = self._items
         return [items.popleft() for _ in range(min(len(items), self._limit))]
 
@@ -163,7 +158,7 @@ class BatchNow(Generic[I, R]):
         self._work = work
         self._stopped = False
 
-    def submit(self, item: I, /, hurry: bool = True) -> Deferred[R]:
+    def submit(self, item: I, /, patience: float = 0.0) -> Deferred[R]:
         if self._stopped:
             return fail(StoppedError("the batch has stopped"))
         result: Deferred[R] = Deferred()

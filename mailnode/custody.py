@@ -86,7 +86,13 @@ class Store(Protocol):
     notices: INotices | None
 
     def store(
-        self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"", patient: bool = False
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        once: bytes = b"",
+        patient: bool = False,
+        hurry: bool = True,
     ) -> Deferred[None]: ...
 
 
@@ -97,6 +103,7 @@ class Custody:
     __slots__ = (
         *("_house", "_intake", "_client", "_rights", "_mode", "_reverse_path", "_terms", "_addressees"),
         *("_draft", "_heading", "_head", "_id", "_eight_bit", "_counted", "_dropped", "_once"),
+        "_hurry",
     )
 
     def __init__(
@@ -124,6 +131,7 @@ class Custody:
         self._head = b""  # of the whole message, with our fields
         self._counted = 0  # octets of it that are in memory
         self._once = once
+        self._hurry = True
         self._dropped = False  # there was no room for it: the client is heard out
         whole = client.listener == "submission"  # what its header lacks is added, so it must be known
         self._heading = Heading(self._trace, house.header_size, whole)
@@ -197,7 +205,8 @@ class Custody:
 
     # ------------------------------------------------------------- custody
 
-    def commit(self) -> Deferred[Reply]:
+    def commit(self, hurry: bool = True) -> Deferred[Reply]:
+        self._hurry = hurry
         if self._dropped:
             return succeed(NO_MEMORY)
         assert self._draft is not None
@@ -333,9 +342,10 @@ class Custody:
 
         patient = self._client.turned
         if not self._once:
-            return self._intake.store(self._id, envelope, draft, b"", patient).addCallback(stored)
+            taken = self._intake.store(self._id, envelope, draft, b"", patient, self._hurry)
+            return taken.addCallback(stored)
         key = _once_key(self._client, self._once, recipients)
-        taken = self._intake.store(self._id, envelope, draft, key, patient)
+        taken = self._intake.store(self._id, envelope, draft, key, patient, self._hurry)
         return taken.addCallbacks(stored, self._repeated)
 
     def _repeated(self, failure: Failure) -> Reply:

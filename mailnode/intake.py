@@ -87,7 +87,13 @@ class Intake:
         return self.store(id, envelope, draft).addCallback(lambda _: id)
 
     def store(
-        self, id: str, envelope: Envelope, draft: ISpoolDraft, once: bytes = b"", patient: bool = False
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        once: bytes = b"",
+        patient: bool = False,
+        hurry: bool = True,
     ) -> Deferred[None]:
         """Into the spool; whoever works it off has it at once if there is room. Errbacks as `accept`."""
         dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
@@ -104,7 +110,8 @@ class Intake:
             elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
                 dispatch.wake(patient)
 
-        return self.house.spool.accept(id, envelope, draft, lease, held, once).addCallback(stored)
+        accepted = self.house.spool.accept(id, envelope, draft, lease, held, once, hurry)
+        return accepted.addCallback(stored)
 
     def _held(self, envelope: Envelope) -> dict[str, float]:
         """The next hosts for which mail waits to be fetched, and when somebody looks after it: such mail is

@@ -192,8 +192,9 @@ class ICustody(Interface):
     def write(piece: bytes) -> Deferred[None] | None:
         """Takes more mail data. A Deferred asks the channel to read no further until it fires."""
 
-    def commit() -> Deferred[Reply]:
-        """Takes custody; fires with the reply to the end of data once it is true. Never errbacks."""
+    def commit(hurry: bool = True) -> Deferred[Reply]:
+        """Takes custody; fires with the reply to the end of data once it is true. Never errbacks. Without
+        `hurry` nobody waits for the reply yet."""
 
     def abort() -> None:
         """Forgets the transaction and leaves nothing behind. May be called in any state."""
@@ -263,11 +264,13 @@ class ISpool(Interface):
         lease: bool,
         held: Mapping[str, float] = NOT_HELD,
         once: bytes = b"",
+        hurry: bool = True,
     ) -> Deferred[Entry | None]:
         """Makes the message durable; fires after the commit. Recipients whose next host is in `held` (lower
         case) are HELD, and looked after at the time that it says, in seconds since the epoch. With `lease`
         the others are leased to us at once and handed over as an entry; without, they are QUEUED and due
-        now. Errbacks with RepeatedError if a message was accepted under the key `once` before."""
+        now. Errbacks with RepeatedError if a message was accepted under the key `once` before. Without
+        `hurry` it may wait a moment for others."""
 
     def claim(limit: int) -> Deferred[list[Entry]]:
         """Leases up to `limit` messages with due recipients, the oldest due first."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event, current_thread
+from time import monotonic
 from typing import Any
 
 import pytest
@@ -91,6 +92,57 @@ def test_stop_finishes_what_is_queued_and_ends_the_thread() -> None:
     assert [deferred.result for deferred in waiting] == list(range(5))
     assert not any(thread.is_alive() for thread in threads)
     assert error_of(thread.submit(9)) is StoppedError
+
+
+def test_items_with_patience_wait_for_others_and_go_with_the_first_that_has_none() -> None:
+    calls, batches = Calls(), list[list[int]]()
+
+    def work(items: list[int]) -> list[int]:
+        batches.append(items)
+        return items
+
+    thread = BatchThread[int, int]("test", work, calls.call_from_thread)
+    waiting = [thread.submit(number, patience=60.0) for number in range(3)]
+    with pytest.raises(Empty):
+        calls.queue.get(timeout=0.05)
+    calls.wait(thread.submit(3))
+    assert [deferred.result for deferred in waiting] == [0, 1, 2]
+    assert batches == [[0, 1, 2, 3]]
+    last = thread.submit(4, patience=60.0)
+    calls.wait(thread.stop())  # and who stops has none
+    assert last.result == 4
+
+
+def test_patience_has_an_end_and_the_shortest_counts() -> None:
+    calls = Calls()
+    thread = BatchThread[int, int]("test", lambda items: items, calls.call_from_thread)
+    long, short = thread.submit(1, patience=60.0), thread.submit(2, patience=0.02)
+    begin = monotonic()
+    calls.wait(short)
+    assert 0.015 < monotonic() - begin < 4
+    assert long.result == 1
+    calls.wait(thread.stop())
+
+
+def test_what_comes_with_patience_while_others_are_done_waits_its_time() -> None:
+    calls, gate, at_work, batches = Calls(), Event(), Event(), list[list[int]]()
+
+    def work(items: list[int]) -> list[int]:
+        batches.append(items)
+        at_work.set()
+        gate.wait(5)
+        return items
+
+    thread = BatchThread[int, int]("test", work, calls.call_from_thread)
+    first = thread.submit(1)
+    assert at_work.wait(5)
+    second = thread.submit(2, patience=0.1)
+    gate.set()
+    calls.wait(first)
+    third = thread.submit(3, patience=60.0)
+    calls.wait(third)
+    assert second.result == 2 and batches == [[1], [2, 3]]
+    calls.wait(thread.stop())
 
 
 def test_no_thread_runs_before_the_first_item() -> None:

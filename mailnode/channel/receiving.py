@@ -30,6 +30,7 @@ from mailnode.mail import CHUNK, Client, Reply
 from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import Limits, Receiver
 
+STREAM: Final = 4  # messages that are not decided, from which on their client waits for none of them
 GRACE: Final = 60.0  # seconds in which mail data may come as slowly as it likes
 LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
 
@@ -314,11 +315,9 @@ class ReceiverRole:
 
     def _ask_custody(self, _event: events.AskCustody) -> None:
         assert self._custody is not None
-        custody, self._custody = self._custody, None
-        committed = custody.commit()
-        self._wait(
-            committed, self._machine.postpone() if self._machine.may_postpone else self._machine.answer
-        )
+        machine, custody, self._custody = self._machine, self._custody, None
+        committed = custody.commit(hurry=machine.late < STREAM)
+        self._wait(committed, machine.postpone() if machine.may_postpone else machine.answer)
 
     def _ask_verify(self, event: events.AskVerify) -> None:
         self._machine.answer(self._doors.routing.verify(event.text, self._machine.rights))

@@ -65,8 +65,8 @@ class _Counted:
         self.write = custody.write
         self._over = False
 
-    def commit(self) -> Deferred[Reply]:
-        return self._custody.commit().addCallback(self._committed)
+    def commit(self, hurry: bool = True) -> Deferred[Reply]:
+        return self._custody.commit(hurry).addCallback(self._committed)
 
     def abort(self) -> None:
         self._custody.abort()

@@ -19,7 +19,7 @@ from mailnode.mail import OURS, Entry, Held, Letter, Mode, Outcome, Recipient, R
 from mailnode.peering.lines import OpenLines
 from mailnode.peering.settlements import Settlements
 
-AT_ONCE: Final = 50  # entries leased at a time; the next ones are fetched when half of them are given
+AT_ONCE: Final = 100  # entries leased at a time; the next ones are fetched when half of them are given
 REFUSALS: Final = 1000  # letters that the peer could not take now, before the conversation is ended
 AGAIN: Final = 300.0  # seconds until an open line is offered what it could not take
 HELD: Final = Result(Outcome.HELD, Reply(250, "Held"))

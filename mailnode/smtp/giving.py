@@ -31,8 +31,8 @@ from mailnode.smtp.steps import (
 
 RECIPIENTS: Final = 100  # in one transaction: every receiver takes as many (RFC 821 4.5.3)
 CHUNK: Final = 64 * 1024  # octets; a larger message is not sent before somebody is there to take it
-UNDER_WAY: Final = 64  # letters whose replies have not come
-OCTETS_UNDER_WAY: Final = 512 * 1024  # after which no further one is begun
+UNDER_WAY: Final = 256  # letters whose replies have not come
+OCTETS_UNDER_WAY: Final = 1024 * 1024  # after which no further one is begun
 NEXT_SESSION: Final = Result(
     Outcome.UNTRIED, Reply(452, "The host takes no more messages in one session", "4.5.3")
 )

@@ -126,6 +126,11 @@ class Machine(ABC):
 
         return decided
 
+    @property
+    def late(self) -> int:
+        """How many questions have been left to be answered later."""
+        return len(self._late)
+
     def refuse(self, reply: Reply) -> None:
         """Ends the channel with `reply` (421): time-out, shutdown, too many connections."""
         if self.state is State.GONE:

@@ -25,7 +25,7 @@ from mailnode.smtp.transactions import Transactions
 from mailnode.smtp.turning import WAIT_LEAST, WAIT_MOST, Turning
 
 AUTH_LINE: Final = 12288  # octets (RFC 4954 4)
-AHEAD: Final = 64  # messages whose custody is not decided while others are taken
+AHEAD: Final = 256  # messages whose custody is not decided while others are taken
 # What may follow in a group (RFC 2920 3.1, RFC 3030 4.2), so it is consumed before their replies are known.
 _IN_GROUPS: Final = frozenset((b"MAIL", b"RCPT", b"DATA", b"BDAT", b"RSET"))
 

@@ -164,6 +164,7 @@ class MemorySpool:
         lease: bool,
         held: Mapping[str, float] = NOT_HELD,
         once: bytes = b"",
+        hurry: bool = True,
     ) -> Deferred[Entry | None]:
         """Takes the message; its entry if something of it is leased to us. RepeatedError if something was
         accepted under the key `once` before; keys are remembered as long as the spool lives."""

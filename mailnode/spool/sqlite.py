@@ -37,6 +37,8 @@ T = TypeVar("T")
 MIN_FREE: Final = 16 << 20  # octets of disk that new mail leaves free
 LONGEST: Final = 6 * 3600.0  # seconds; longer than any retry interval
 GATHER: Final = 0.001  # seconds that the writer waits for more while many write: one sync for all of them
+NO_HURRY: Final = 0.008  # seconds that a message waits for others of a client that waits for none of them
+PATIENCE: Final = 0.02  # seconds that results wait for a commit that somebody waits for
 _ROOM_AGE: Final = 1.0  # seconds that a look at the free space is good for
 _DEAD_AGE: Final = 60.0  # seconds between looks for owners that died with leases
 TAKEN_KEPT: Final = 30 * 86400.0  # seconds that the keys of what was accepted once are remembered
@@ -161,9 +163,11 @@ class SqliteSpool:
         lease: bool,
         held: Mapping[str, float] = NOT_HELD,
         once: bytes = b"",
+        hurry: bool = True,
     ) -> Deferred[Entry | None]:
         """Makes the message durable; fires after the commit, with its entry if something of it is leased
-        to us. RepeatedError if something was accepted under the key `once` before."""
+        to us. RepeatedError if something was accepted under the key `once` before. Without `hurry` it waits
+        a moment for others."""
         if not isinstance(draft, Draft):
             raise TypeError("the draft of another spool")
         try:
@@ -179,7 +183,7 @@ class SqliteSpool:
             draft.discard()
             return fail(error)
         if isinstance(body, Body):
-            return self._commit(number, envelope, body, lease, held, once)
+            return self._commit(number, envelope, body, lease, held, once, hurry)
         answer: Deferred[Entry | None] = Deferred()  # whoever cancels it does not take the body away
         committed = self._commit_file(number, envelope, draft, body, lease, held, once)
         Deferred.fromCoroutine(committed).chainDeferred(answer)
@@ -204,7 +208,14 @@ class SqliteSpool:
         return entry
 
     def _commit(
-        self, number: int, envelope: Envelope, body: Body, lease: bool, held: Mapping[str, float], once: bytes
+        self,
+        number: int,
+        envelope: Envelope,
+        body: Body,
+        lease: bool,
+        held: Mapping[str, float],
+        once: bytes,
+        hurry: bool = True,
     ) -> Deferred[Entry | None]:
         now = self._clock()
         recipients = numbered(envelope.recipients)
@@ -221,7 +232,7 @@ class SqliteSpool:
             entry = Entry(ids.show(number), leased, body, now)
             state, owner = State.LEASED, self._owners.owner
         rows += [recipient_row(number, it, state, now, "", owner) for it in recipients]
-        committed = self._writer.submit(Acceptance(message, rows, entry, once))
+        committed = self._writer.submit(Acceptance(message, rows, entry, once), 0.0 if hurry else NO_HURRY)
         return committed.addCallback(_first) if once else committed
 
     # ------------------------------------------------------------------ leases
@@ -264,7 +275,7 @@ class SqliteSpool:
         # Nobody waits for it, and lost in a crash it means one more look at the mailbox: it goes with
         # the next commit that somebody waits for.
         settle = Settle(self._clock(), id, settlement)
-        return self._write(settle, hurry=False).addCallback(self._unlink)
+        return self._write(settle, PATIENCE).addCallback(self._unlink)
 
     def _unlink(self, gone: list[int]) -> None:
         for id in gone:
@@ -328,10 +339,10 @@ class SqliteSpool:
 
     # ------------------------------------------------------------------ to the threads
 
-    def _write(self, operation: Operation, hurry: bool = True) -> Deferred[Any]:
+    def _write(self, operation: Operation, patience: float = 0.0) -> Deferred[Any]:
         if self._closed:
             return fail(SpoolError("the spool is closed"))
-        return self._writer.submit(operation, hurry)
+        return self._writer.submit(operation, patience)
 
     def _look(self, act: Callable[[Ledger], T]) -> Deferred[T]:
         if self._closed:

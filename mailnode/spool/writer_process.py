@@ -77,8 +77,8 @@ class Writer:
 
     @property
     def pid(self) -> int:
-        """The child's number, 0 if there is none."""
-        return self._child.pid if self._child is not None else 0
+        """The child's number, 0 if there is none that works."""
+        return self._child.pid if self._child is not None and self._ready else 0
 
     def work(self, operations: list[Operation]) -> list[Any]:
         """Does the operations; one result or exception for each."""
@@ -117,7 +117,7 @@ class Writer:
 
     def _forsake(self, child: Child) -> None:
         child.kill()
-        self._child, self._forsaken = None, True
+        self._child, self._ready, self._forsaken = None, False, True
         _log.error("the process that writes the spool has died; the node goes on without it")
 
     def _told(self, child: Child, run: Sequence[Acceptance | Settle]) -> list[Any]:

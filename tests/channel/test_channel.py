@@ -49,7 +49,7 @@ class Custody:
         self.world.data += piece
         return self.world.full
 
-    def commit(self) -> Deferred[Reply]:
+    def commit(self, hurry: bool = True) -> Deferred[Reply]:
         self.world.committed += 1
         return self.world.answer if self.world.answer is not None else succeed(OK)
 

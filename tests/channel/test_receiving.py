@@ -41,9 +41,10 @@ class Custody:
         self._house.disk.append(Deferred())
         return self._house.disk[-1]
 
-    def commit(self) -> Deferred[Reply]:
+    def commit(self, hurry: bool = True) -> Deferred[Reply]:
         self._house.committed += 1
-        return succeed(replies.OK)
+        self._house.hurried.append(hurry)
+        return Deferred() if self._house.commits_late else succeed(replies.OK)
 
     def abort(self) -> None:
         self._house.aborted += 1
@@ -55,6 +56,8 @@ class House:
         self.relay = relay
         self.data = b""
         self.committed = self.aborted = 0
+        self.hurried: list[bool] = []
+        self.commits_late = False
         self.disk_is_slow = False
         self.disk: list[Deferred[None]] = []
         self.verdict: str | Reply | None = None
@@ -152,6 +155,18 @@ def test_each_command_has_its_time_anew(line: Line) -> None:
 
 def test_a_long_line_without_end_does_not_make_its_time_longer(line: Line) -> None:
     assert line.drips(b"x" * 10_000, 10, 100) == PATIENCE // 10
+
+
+def test_nobody_hurries_for_a_client_that_waits_for_no_reply(line: Line) -> None:
+    line.house.commits_late = True
+    line.say((START + b"BDAT 1 LAST\r\nx") * 7)
+    assert line.house.hurried == [True] * 4 + [False] * 3
+
+
+def test_a_client_that_waits_for_each_reply_waits_no_longer_than_it_must(line: Line) -> None:
+    for _ in range(9):
+        assert line.codes(START + b"BDAT 1 LAST\r\nx") == [250, 250, 250, 250]
+    assert line.house.hurried == [True] * 9
 
 
 # ------------------------------------------------------------------ the lowest rate

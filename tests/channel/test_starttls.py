@@ -94,7 +94,7 @@ class Custody:
     def write(self, piece: bytes) -> None:
         self._body += piece
 
-    def commit(self) -> Deferred[Reply]:
+    def commit(self, hurry: bool = True) -> Deferred[Reply]:
         self._house.bodies.append(self._body)
         return succeed(replies.OK)
 
