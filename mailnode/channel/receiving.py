@@ -225,10 +225,12 @@ class ReceiverRole:
     def _wait(self, reply: Deferred[Any], tell: Callable[[Any], None]) -> None:
         """Tells the machine when the Deferred has fired."""
         self._open += 1
-        reply.addErrback(self._unexpected).addCallback(self._answered, tell)
+        reply.addBoth(self._answered, tell)
 
-    def _answered(self, reply: events.Answer, tell: Callable[[Any], None]) -> None:
+    def _answered(self, reply: events.Answer | Failure, tell: Callable[[Any], None]) -> None:
         self._open -= 1
+        if isinstance(reply, Failure):
+            reply = self._unexpected(reply)
         if self._over:
             return
         tell(reply)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from typing import Final, TypeAlias
 
@@ -102,17 +102,28 @@ def parse_argument(text: str) -> tuple[Path, Parameters] | None:
 
     Keywords of parameters come in upper case; one that is given twice is an error (RFC 5321 4.1.1.11).
     """
-    match = _argument(text) if text.isascii() else _utf8_argument(text)
+    cut = text.find("> ") + 1 or len(text)
+    path = _path_of_argument(text[:cut])
+    if path is not None:
+        tail = text[cut:]
+        parameters = _parse_parameters(tail) if tail else {}
+        return None if parameters is None or not _printable(tail) else (path, parameters)
+    if cut == len(text):
+        return None
+    match = _argument(text) if text.isascii() else _utf8_argument(text)  # "> " stands within quotes
     if match is None or not _printable(text):
         return None
-    tail = match[5]
-    if tail is None:
-        path = _build(len(text), match)
-        return None if path is None else (path, {})
-    path = _build(match.start(5), match)
-    if path is None or (parameters := _parse_parameters(tail)) is None:
+    path = _build(len(text) if match[5] is None else match.start(5), match)
+    if path is None or (parameters := _parse_parameters(match[5] or "")) is None:
         return None
     return path, parameters
+
+
+@lru_cache(maxsize=1024)
+def _path_of_argument(text: str) -> Path | None:
+    """The path of an argument without parameters. The same hosts and people write again and again."""
+    match = _argument(text) if text.isascii() else _utf8_argument(text)
+    return None if match is None or match[5] is not None or not _printable(text) else _build(len(text), match)
 
 
 def after_keyword(argument: str, keyword: str) -> str | None:

@@ -9,10 +9,12 @@ import pytest
 
 from mailnode.mail import Mode, Reply, Rights
 from mailnode.smtp import events, replies
+from mailnode.smtp.machine import Limits
 from mailnode.smtp.receiver import AHEAD, Receiver
 from mailnode.smtp.replies import unavailable
 
 RIGHTS = Rights(tuple(Mode), relay=True, turn=True, once=True, mechanisms=("PLAIN",))
+FULL = Reply(452, "Requested action not taken: insufficient system storage", "4.3.1")
 GROUP = b"MAIL FROM:<a@b.example>\r\nRCPT TO:<jones@mit.example>\r\nBDAT 4 LAST\r\nHi\r\n"
 
 
@@ -105,6 +107,22 @@ def test_no_more_than_so_many_are_undecided() -> None:
     host.decide[0](replies.OK)
     host.run()
     assert len(host.decide) == AHEAD + 1
+
+
+def test_messages_that_are_not_decided_are_no_commands_without_mail() -> None:
+    host = Ahead(limits=Limits(commands=3))
+    host.say(GROUP * 9)
+    assert len(host.decide) == 9 and not host.closed
+    for decide in host.decide[:2]:
+        decide(FULL)  # they brought none
+    assert host.run() == [452, 250, 250] * 2
+    assert host.say(GROUP) == [] and not host.closed
+    host.decide[2](FULL)
+    assert host.run() == [452, 250, 250]
+    host.say(GROUP)  # the fourth that brings none, if all before it are refused
+    for decide in host.decide[3:]:
+        decide(FULL)
+    assert host.run()[-1] == 421 and host.closed
 
 
 def test_a_line_over_its_limit_waits_for_the_decision_and_is_refused_as_a_whole() -> None:
