@@ -158,6 +158,13 @@ def test_a_source_route_may_make_a_path_longer_than_256_octets() -> None:
         ("<a@b> A=B=C", None),
         ("<a@b> -A=1", None),
         ("<a@b> A\t", None),
+        ('<"a> b"@c>', (Path("a> b", "c"), {})),  # what looks like the end of a path, within quotes
+        ('<"a> b"@c> SIZE=1', (Path("a> b", "c"), {"SIZE": "1"})),
+        ('<"a> \xe9"@c> SMTPUTF8', (Path("a> \xe9", "c"), {"SMTPUTF8": None})),
+        ('<"a> b"@c> SIZE=1 SIZE=1', None),
+        ('<"a> \u202e"@c> SIZE=1', None),
+        (f'<"a> {"b" * 70}"@c> SIZE=1', None),
+        ('<"a> b@c> SIZE=1', None),
         ("", None),
     ],
 )
