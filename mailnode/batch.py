@@ -141,8 +141,9 @@ class BatchThread(Generic[I, R]):
         Logger("mailnode.batch").failure("the thread {name} has died", failure, name=self._name)
         if self._end is None:
             self._end = Deferred()
-        for _, waiting in self._take():
-            waiting.errback(failure)
+        while items := self._take():
+            for _, waiting in items:
+                waiting.errback(failure)
 
     def _ended(self) -> None:
         if self._thread is not None:

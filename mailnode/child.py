@@ -2,7 +2,8 @@
 
 Both ends are the same program. What goes over the socket between them is a text behind its length; what
 the texts say is agreed between the two who use it. The child finds the modules where the node found
-them, and nowhere else; it ends when the node closes the socket, and dies with a node that is killed.
+them, and nowhere else. It ends when the node closes the socket, and is killed with the thread that started
+it, so with a node that is killed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _PR_SET_PDEATHSIG: Final = 1  # prctl(2)
 class Child:
     """The child, for who asks it. `module` has a function `main` that gets a `Node` and `arguments`.
 
-    OSError if it cannot be started; OSError or EOFError from `ask` if it has died.
+    OSError if it cannot be started. Whatever `ask` raises, it is dead afterwards: an answer that was not
+    heard to its end would be taken for that to the next question.
     """
 
     def __init__(self, module: str, *arguments: str) -> None:
@@ -58,8 +60,12 @@ class Child:
 
     def ask(self, text: bytes) -> bytes:
         """What it says to `text`; blocks until it does."""
-        _send(self._socket, text)
-        return _receive(self._socket)
+        try:
+            _send(self._socket, text)
+            return _receive(self._socket)
+        except BaseException:
+            self.kill()
+            raise
 
     def has_spoken(self) -> bool:
         """Whether it has said something that nobody asked for, or is gone. Does not wait."""
@@ -91,8 +97,8 @@ class Node:
 
     def __init__(self, descriptor: int) -> None:
         # A signal from the keyboard or the service manager is for the node: it ends us when it has drained.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         with suppress(AttributeError):  # Linux: a node that is killed leaves nobody behind who still writes
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         with suppress(AttributeError, OSError):  # Linux: it takes nobody's processor the moment it has work

@@ -124,8 +124,8 @@ class Receiver(Transactions, Authentication, Turning, Pairing):
     def _too_idle(self, name: str) -> bool:
         if name not in _BRINGS_MAIL:  # these count where they are refused
             self._idle += 1
-        # What is not decided yet may bring mail.
-        return self._idle - len(self._late) > self.limits.commands and name != "QUIT"
+        # What is not decided yet may bring mail: its MAIL does not count, nor a RSET before it.
+        return self._idle - 2 * len(self._late) > self.limits.commands and name != "QUIT"
 
     def _authenticate_first(self) -> Reply:
         need_tls = self.starttls_offered and not self.rights.mechanisms

@@ -15,6 +15,10 @@ class DiskError(SpoolError):
     """The fault lies with the disk or a lock, not with one operation: all that were under way fail."""
 
 
+class DoubtError(DiskError):
+    """Nobody can say whether it was done. What it would have needed is left where it is."""
+
+
 class CorruptRowError(ValueError):
     """A row does not hold what a row must hold. It is set aside, never fatal."""
 

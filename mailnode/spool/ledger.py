@@ -319,6 +319,7 @@ class Ledger:
 
     def release(self, owner: str | None, now: float) -> int:
         """Puts what `owner` has leased back to QUEUED and due now; returns the number of messages."""
+        self._execute("DELETE FROM run WHERE owner = ?", (owner,))
         return len(set(self._execute(_RELEASE, (now, owner)).fetchall()))
 
     # ------------------------------------------------------------------ looking at it
@@ -406,6 +407,15 @@ class Ledger:
         """Those of `messages` that are there."""
         some = "SELECT id FROM message WHERE id IN (SELECT value FROM json_each(?))"
         return {id for (id,) in self._execute(some, (_json(list(messages)),))}
+
+    def mark(self, run: int) -> None:
+        """Writes down the number of a run, in its own transaction; that of the run before is forgotten."""
+        self._execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (self._owner, run))
+
+    def marked(self) -> int:
+        """The number of the last run that was committed, 0 if there was none."""
+        row = self._execute("SELECT number FROM run WHERE owner = ?", (self._owner,)).fetchone()
+        return 0 if row is None else int(row[0])
 
     def has_file(self, id: int) -> bool:
         """Whether there is a message `id` whose body is a file."""

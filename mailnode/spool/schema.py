@@ -100,6 +100,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) WITHOUT ROWID""",
         "CREATE INDEX taken_at ON taken (at)",
     ),
+    (
+        # The last run that the writer process of an owner has committed.
+        """CREATE TABLE run (
+            owner TEXT PRIMARY KEY,
+            number INTEGER NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 
 

@@ -24,7 +24,7 @@ from mailnode.mail import Body, Entry, Envelope
 from mailnode.spool import ids, schema
 from mailnode.spool.bodies import BodyStore, sync_folder
 from mailnode.spool.draft import Draft, report
-from mailnode.spool.errors import SpoolError
+from mailnode.spool.errors import DoubtError, SpoolError
 from mailnode.spool.ledger import Acceptance, Claimed, Ledger, Repeated
 from mailnode.spool.locks import Owners, SoleLock, locked
 from mailnode.spool.rows import State, message_row, next_host, numbered, recipient_row
@@ -122,6 +122,8 @@ class SqliteSpool:
     async def _close(self) -> None:
         try:
             await self._bodies.do(_nothing)  # behind the bodies that are being finished
+            if self._transactions.has_child:  # it would be killed with the thread that started it
+                await self._writer.submit(Look(lambda _: self._transactions.dismiss())).addErrback(report)
             await self._writer.stop()
             await self._reader.stop()
             await self._bodies.do(self._looks.close)
@@ -201,6 +203,9 @@ class SqliteSpool:
     ) -> Entry | None:
         try:
             entry = await self._commit(number, envelope, await body, lease, held, once)
+        except DoubtError:
+            draft.committed()  # if it was not, the next start removes the file
+            raise
         except Exception:
             await draft.refused()
             raise

@@ -52,7 +52,7 @@ class Transactions:
     def work(self, operations: list[Operation]) -> list[Any]:
         """Does the operations; one result or exception for each."""
         try:
-            return self._together(operations)
+            return self.together(operations)
         except DiskError as error:
             return [error] * len(operations)
         except Exception as error:
@@ -66,7 +66,8 @@ class Transactions:
             self._ledger.connection.close()
             self._ledger = None
 
-    def _together(self, operations: Sequence[Operation]) -> list[Any]:
+    def together(self, operations: Sequence[Operation]) -> list[Any]:
+        """Does the operations in one transaction. DiskError, or what else went wrong: then none was done."""
         try:
             ledger = self._ledger or self._open()
         except (sqlite3.Error, OSError) as error:

@@ -4,8 +4,8 @@ While mail comes and goes in crowds, runs of acceptances and settlements are tol
 them; everything else is done here, by the same thread, through a connection of its own. One of the two
 works at a time, so that the order stays and neither waits for the other's lock.
 
-A child that dies leaves nothing in doubt: a run is one transaction, so either the rows of its messages are
-there or none of it was done. What was done is looked up, the rest is done here, and so is all that follows.
+A child that dies leaves nothing in doubt: a run is one transaction, and its number is written in it. If the
+number is there, all of it was done; if not, none, and it is done here. So is all that follows, for a while.
 """
 
 from __future__ import annotations
@@ -15,19 +15,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
+from math import inf
+from time import monotonic, sleep
 from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 from twisted.logger import Logger
 
+from mailnode import __version__
 from mailnode.child import Child, Node
 from mailnode.mail import Entry
 from mailnode.spool import schema
-from mailnode.spool.errors import DiskError, SpoolError
+from mailnode.spool.errors import DiskError, DoubtError
 from mailnode.spool.ledger import Acceptance, Ledger, Repeated
-from mailnode.spool.transactions import Look, Operation, Settle, Transactions
+from mailnode.spool.transactions import Change, Look, Operation, Settle, Transactions
 
 CROWD: Final = 8  # operations in one run that make a child worth its while
+PAUSE: Final = 60.0  # seconds after the death of a child before the next one is started
+LOOKS: Final = (0.1, 0.4, 1.0, 3.0, 5.0, 10.0, 10.0)  # seconds between looks for what a dead child has done
 
 _log = Logger()
 
@@ -35,31 +40,31 @@ _log = Logger()
 class Told(NamedTuple):
     """A run of operations, as the child is told it."""
 
+    number: int
     accepted: list[tuple[tuple[Any, ...], list[tuple[Any, ...]], bytes]]
     settled: list[Settle]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error of the child's."""
+    """Nothing of a run was done: for the disk's sake, or because one of its operations cannot be done."""
 
     disk: bool
     number: int
     words: str
 
-    def error(self) -> OSError:
-        return (DiskError if self.disk else SpoolError)(self.number, self.words)
-
 
 class Done(NamedTuple):
     """What became of a run: of each acceptance whether it was new, of each settlement the body files gone."""
 
-    accepted: list[bool | Refusal]
-    settled: list[list[int] | Refusal]
+    accepted: list[bool]
+    settled: list[list[int]]
+    refusal: Refusal | None = None
 
 
 _TOLD: Final = msgspec.msgpack.Decoder(Told)
 _DONE: Final = msgspec.msgpack.Decoder(Done)
+_GREETING: Final = __version__.encode()
 
 
 class Writer:
@@ -72,13 +77,19 @@ class Writer:
         self._transactions = Transactions(lambda: _ledger(*self._arguments))
         self._child: Child | None = None
         self._ready = False
-        self._forsaken = False  # a child died: there will be no other
+        self._not_before = 0.0  # monotonic seconds; no child is started before
+        self._run = 0  # the number of the last one
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_as_text)
 
     @property
     def pid(self) -> int:
         """The child's number, 0 if there is none that works."""
         return self._child.pid if self._child is not None and self._ready else 0
+
+    @property
+    def has_child(self) -> bool:
+        """Whether there is one, at work or on its way."""
+        return self._child is not None
 
     def work(self, operations: list[Operation]) -> list[Any]:
         """Does the operations; one result or exception for each."""
@@ -93,102 +104,116 @@ class Writer:
             results += self._told(child, cast(Any, run)) if told else self._transactions.work(run)
         return results
 
-    def close(self) -> None:
-        """Ends the child and closes the connection; the last one of all processes folds the log back."""
-        child, self._child = self._child, None
+    def dismiss(self) -> None:
+        """Lets the child end. In the thread that works."""
+        child, self._child, self._ready = self._child, None, False
+        self._not_before = inf
         if child is not None:
             child.close()
+
+    def close(self) -> None:
+        """Ends the child and closes the connection; the last one of all processes folds the log back."""
+        self.dismiss()
         self._transactions.close()
 
     def _worker(self, count: int) -> Child | None:
         """The child, if there is one that can work; it is started by the first crowd, and not waited for."""
-        if self._child is None and 0 < self._crowd <= count and not self._forsaken:
+        if self._child is None and 0 < self._crowd <= count and monotonic() >= self._not_before:
             try:
                 self._child = Child(__name__, *self._arguments)
-            except OSError as error:
-                self._forsaken = True
-                _log.warn("the spool writes without a process of its own: {error}", error=error.strerror)
+            except Exception as error:
+                self._not_before = monotonic() + PAUSE
+                _log.warn("the spool writes without a process of its own: {error}", error=str(error))
         if self._child is not None and not self._ready and self._child.has_spoken():
             try:
-                self._ready = self._child.hear() == b""
+                self._ready = self._child.hear() == _GREETING
+                if not self._ready:
+                    raise EOFError  # another version was installed meanwhile
             except (OSError, EOFError):
                 self._forsake(self._child)
         return self._child if self._ready else None
 
     def _forsake(self, child: Child) -> None:
         child.kill()
-        self._child, self._ready, self._forsaken = None, False, True
+        self._child, self._ready, self._not_before = None, False, monotonic() + PAUSE
         _log.error("the process that writes the spool has died; the node goes on without it")
 
     def _told(self, child: Child, run: Sequence[Acceptance | Settle]) -> list[Any]:
         accepted = [it for it in run if isinstance(it, Acceptance)]
         settled = [it for it in run if isinstance(it, Settle)]
+        self._run += 1
+        told = Told(self._run, [(it.message, it.recipients, it.once) for it in accepted], settled)
         try:
-            told = self._encoder.encode(
-                Told([(it.message, it.recipients, it.once) for it in accepted], settled)
-            )
+            text = self._encoder.encode(told)
         except (TypeError, ValueError):  # there is text in it that is not UTF-8
             return self._transactions.work(list(run))
         try:
-            done = _DONE.decode(child.ask(told))
-            if (len(done.accepted), len(done.settled)) != (len(accepted), len(settled)):
+            done = _DONE.decode(child.ask(text))
+            counts = (len(done.accepted), len(done.settled))
+            if done.refusal is None and counts != (len(accepted), len(settled)):
                 raise EOFError
-        except (OSError, EOFError, msgspec.MsgspecError):
+        except Exception:
             self._forsake(child)
             return self._looked_up(run)
-        new, gone = iter(done.accepted), iter(done.settled)
-        return [_entry(it, next(new)) if isinstance(it, Acceptance) else _gone(next(gone)) for it in run]
+        if done.refusal is None:
+            new, gone = iter(done.accepted), iter(done.settled)
+            return [_entry(it, next(new)) if isinstance(it, Acceptance) else next(gone) for it in run]
+        if done.refusal.disk:
+            return [DiskError(done.refusal.number, done.refusal.words)] * len(run)
+        return self._transactions.work(list(run))  # one by one, so that the bad one fails alone
 
     def _looked_up(self, run: Sequence[Acceptance | Settle]) -> list[Any]:
-        """What became of a run that a child was told before it died; what it did not do is done."""
-        ids = [it.message[0] for it in run if isinstance(it, Acceptance)]
-        (known,) = self._transactions.work([Look(lambda ledger: ledger.known(ids))])
-        if isinstance(known, BaseException):
-            return [known] * len(run)
-        # To settle twice is to settle once.
-        there = [isinstance(it, Acceptance) and it.message[0] in known for it in run]
-        rest = iter(self._transactions.work([it for it, done in zip(run, there, strict=True) if not done]))
+        """What became of a run that a child was told before it died; if nothing did, it is done."""
+        named = [it.message[0] for it in run if isinstance(it, Acceptance) and it.once]
+        found = self._look(Look(lambda ledger: (ledger.marked(), ledger.known(named))))
+        if isinstance(found, BaseException):
+            _log.error("nobody knows whether {count} operations of the spool were committed", count=len(run))
+            return [DoubtError(errno.EIO, f"the spool cannot be read: {found}")] * len(run)
+        number, known = found
+        if number != self._run:
+            return self._transactions.work(list(run))
+        # Of those that have a name one that is gone was delivered meanwhile, or repeated: it was taken.
         return [
-            it.entry if done and isinstance(it, Acceptance) else next(rest)
-            for it, done in zip(run, there, strict=True)
+            _entry(it, not it.once or it.message[0] in known) if isinstance(it, Acceptance) else []
+            for it in run
         ]
 
+    def _look(self, look: Look) -> Any:
+        """What `look` finds; tried again where it cannot be done, for a while."""
+        for pause in (*LOOKS, 0.0):
+            (found,) = self._transactions.work([look])
+            if not isinstance(found, BaseException):
+                break
+            sleep(pause)
+        return found
 
-def _entry(acceptance: Acceptance, told: bool | Refusal) -> Entry | Repeated | OSError | None:
-    if isinstance(told, Refusal):
-        return told.error()
-    return acceptance.entry if told else Repeated()
 
-
-def _gone(told: list[int] | Refusal) -> list[int] | OSError:
-    return told.error() if isinstance(told, Refusal) else told
+def _entry(acceptance: Acceptance, new: bool) -> Entry | Repeated | None:
+    return acceptance.entry if new else Repeated()
 
 
 def main(node: Node, path: str, owner: str, bodies: str) -> None:
     """The child: does run after run until the node has gone."""
     transactions = Transactions(lambda: _ledger(path, owner, bodies))
     with suppress(EOFError):
-        node.say(b"")  # everything is imported
+        node.say(_GREETING)  # everything is imported
         while True:
             node.say(msgspec.msgpack.encode(work(transactions, _TOLD.decode(node.hear()))))
     transactions.close()
 
 
 def work(transactions: Transactions, told: Told) -> Done:
-    """Does a run."""
+    """Does a run in one transaction, with its number."""
     accepted = [Acceptance(message, recipients, None, once) for message, recipients, once in told.accepted]
-    results = transactions.work([*accepted, *told.settled])
+    mark = Change(lambda ledger: ledger.mark(told.number))
+    try:
+        results = transactions.together([*accepted, *told.settled, mark])
+    except DiskError as error:
+        return Done([], [], Refusal(True, error.errno or errno.EIO, error.strerror or str(error)))
+    except Exception as error:
+        return Done([], [], Refusal(False, 0, repr(error)))
     count = len(accepted)
-    return Done(
-        [_refused(it) if isinstance(it, BaseException) else it is None for it in results[:count]],
-        [_refused(it) if isinstance(it, BaseException) else it for it in results[count:]],
-    )
-
-
-def _refused(error: BaseException) -> Refusal:
-    if isinstance(error, OSError):
-        return Refusal(isinstance(error, DiskError), error.errno or errno.EIO, error.strerror or str(error))
-    return Refusal(False, errno.EIO, f"the spool refused: {error!r}")
+    return Done([it is None for it in results[:count]], results[count:-1])
 
 
 def _ledger(path: str, owner: str, bodies: str) -> Ledger:

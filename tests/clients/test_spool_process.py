@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path as File
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -20,9 +21,10 @@ import pytest
 from mailnode.mail import Body, Entry, Envelope, Mode, Path, Recipient, Reply, Result
 from mailnode.queued import Settlement
 from mailnode.spool import ids, schema
-from mailnode.spool.errors import DiskError, SpoolError
-from mailnode.spool.ledger import Acceptance, Repeated
+from mailnode.spool.errors import DiskError, DoubtError, SpoolError
+from mailnode.spool.ledger import Acceptance, Ledger, Repeated
 from mailnode.spool.rows import State, message_row, recipient_row
+from mailnode.spool.sqlite import SqliteSpool
 from mailnode.spool.transactions import Change, Look, Settle
 from mailnode.spool.writer_process import Writer
 
@@ -213,6 +215,104 @@ def test_one_that_is_killed_leaves_nothing_in_doubt(
     assert busy.pid == 0
 
 
+def test_an_answer_that_is_not_heard_to_its_end_is_not_taken_for_the_next(
+    busy: Writer, path: File, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has_no_memory(_: object) -> bytes:
+        raise MemoryError
+
+    monkeypatch.setattr("mailnode.child._receive", has_no_memory)
+    assert busy.work([acceptance(1)]) == [acceptance(1).entry]
+    monkeypatch.undo()
+    assert busy.pid == 0
+    assert busy.work([acceptance(2)]) == [acceptance(2).entry]
+    assert numbers(path) == [1, 2]
+
+
+def test_what_another_process_has_delivered_meanwhile_is_not_accepted_again(busy: Writer, path: File) -> None:
+    pid = busy.pid
+
+    def kill() -> None:
+        other = Ledger(schema.connect(str(path)), "another", str(path.parent))
+        assert [entry.id for entry in other.claim(9.0, 9.0, 9).entries] == [ids.show(7), ids.show(8)]
+        assert other.settle([(7, settlement(7).settlement), (8, settlement(8).settlement)], 9.0) == [[], []]
+        other.connection.close()
+        os.kill(pid, signal.SIGKILL)
+
+    Between(busy._child, kill, after=True)
+    queued = [acceptance(7, state="queued"), acceptance(8, b"x", b"a name", "queued")]
+    found = busy.work([*queued, settlement(9)])
+    assert busy.pid == 0
+    assert found[0] == queued[0].entry and isinstance(found[1], Repeated)  # either way it was taken
+    assert numbers(path) == []
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_where_nobody_can_look_it_is_said_so_and_later_all_goes_on(
+    busy: Writer, path: File, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailnode.spool.writer_process.LOOKS", (0.01, 0.01))
+    pid = busy.pid
+
+    def cannot_open(*_: object) -> None:
+        raise sqlite3.OperationalError("too many open files")
+
+    def kill() -> None:
+        os.kill(pid, signal.SIGKILL)
+        busy._transactions.close()
+        monkeypatch.setattr("mailnode.spool.schema.connect", cannot_open)
+
+    Between(busy._child, kill, after)
+    found = busy.work([acceptance(1), settlement(5)])
+    assert [type(it) for it in found] == [DoubtError] * 2
+    monkeypatch.undo()
+    assert busy.work([acceptance(2)]) == [acceptance(2).entry]
+    assert numbers(path) == ([1, 2] if after else [2])
+
+
+def test_one_of_another_version_is_not_told_anything(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailnode.spool.writer_process._GREETING", b"0.0.0")
+    writer.work([acceptance(1)])
+    wait_for(lambda: writer.work([]) == [] and not writer.has_child)
+    assert writer.work([acceptance(2)]) == [acceptance(2).entry]
+
+
+def test_another_one_is_started_after_a_pause(busy: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailnode.spool.writer_process.PAUSE", 0.2)
+    first = busy.pid
+    os.kill(first, signal.SIGKILL)
+    assert busy.work([acceptance(1)]) == [acceptance(1).entry]
+    assert busy.work([acceptance(2)]) == [acceptance(2).entry] and not busy.has_child
+    time.sleep(0.2)
+    assert busy.work([acceptance(3)]) == [acceptance(3).entry] and busy.has_child
+    wait_for(lambda: busy.work([]) == [] and busy.pid > 0)
+    assert busy.pid != first
+    assert busy.work([acceptance(4)]) == [acceptance(4).entry]
+
+
+def test_the_spool_lets_it_end_in_peace(tmp_path: File, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailnode.spool.sqlite.CROWD", 1)
+    calls: SimpleQueue[Any] = SimpleQueue()
+    spool = SqliteSpool(str(tmp_path / "data"), lambda *call: calls.put(call), time.time)
+    spool.open()
+
+    def result(deferred: Any) -> Any:
+        while not deferred.called:
+            function, *arguments = calls.get(timeout=20)
+            function(*arguments)
+        return deferred.result
+
+    def is_there() -> bool:
+        result(spool.next_due())
+        return spool._transactions.pid > 0
+
+    wait_for(is_there)
+    child = spool._transactions._child
+    assert child is not None
+    result(spool.close())
+    assert child._process.returncode == 0
+
+
 def test_one_that_dies_as_it_starts_is_given_up(writer: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     assert writer.work([acceptance(1)]) == [acceptance(1).entry]
@@ -285,6 +385,7 @@ def test_a_node_whose_child_is_killed_at_work_loses_nothing_and_delivers_nothing
 PARENT = """
 import sys, time
 sys.path.insert(0, sys.argv[2])
+from mailnode.spool.sqlite import SqliteSpool
 from mailnode.spool.transactions import Look
 from mailnode.spool.writer_process import Writer
 writer = Writer(sys.argv[1], "0" * 16, "/", crowd=1)
@@ -306,8 +407,8 @@ def test_it_dies_with_a_node_that_is_killed(path: File) -> None:
 
 def test_it_ends_with_the_spool_and_a_signal_for_the_node_does_not_end_it(busy: Writer) -> None:
     pid = busy.pid
-    os.kill(pid, signal.SIGINT)
-    os.kill(pid, signal.SIGTERM)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
+        os.kill(pid, number)
     assert busy.work([acceptance(1)]) == [acceptance(1).entry]
     assert busy.pid == pid
     busy.close()
