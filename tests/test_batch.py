@@ -136,7 +136,7 @@ def test_what_comes_with_patience_while_others_are_done_waits_its_time() -> None
     thread = BatchThread[int, int]("test", work, calls.call_from_thread)
     first = thread.submit(1)
     assert at_work.wait(5)
-    second = thread.submit(2, patience=0.1)
+    second = thread.submit(2, patience=0.5)
     gate.set()
     calls.wait(first)
     third = thread.submit(3, patience=60.0)
