@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from mailnode.child import Child, Node
+from mailnode.child import Child, Node, encoder
 from mailnode.delivery.maildir import Disk, Job, MaildirWriter
 
 _PRIVILEGED: Final = "privileged"
@@ -37,7 +37,7 @@ class MaildirProcess:
     def __init__(self, privileged: bool) -> None:
         self._privileged = privileged
         self._child: Child | None = None
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_as_text)
+        self._encoder = encoder()
         self._decoder = msgspec.msgpack.Decoder(list[int])
 
     @property
@@ -115,13 +115,6 @@ def work(writer: MaildirWriter, texts: Sequence[bytes]) -> list[int]:
     for place, failure in zip(jobs, errors, strict=True):
         numbers[place] = _number(failure)
     return numbers
-
-
-def _as_text(value: object) -> str:
-    """The names of a configuration are texts of their own kinds, which MessagePack does not know."""
-    if isinstance(value, str):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is no text")
 
 
 def _number(error: OSError | None) -> int:

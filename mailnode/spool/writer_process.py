@@ -23,7 +23,7 @@ import msgspec
 from twisted.logger import Logger
 
 from mailnode import __version__
-from mailnode.child import Child, Node
+from mailnode.child import Child, Node, encoder
 from mailnode.mail import Entry
 from mailnode.spool import schema
 from mailnode.spool.errors import DiskError, DoubtError
@@ -47,9 +47,8 @@ class Told(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Nothing of a run was done: for the disk's sake, or because one of its operations cannot be done."""
+    """Nothing of a run was done: the error of the disk, number 0 if one of the operations cannot be done."""
 
-    disk: bool
     number: int
     words: str
 
@@ -68,8 +67,8 @@ _GREETING: Final = __version__.encode()
 
 
 class Writer:
-    """What the spool's writer thread does. The first batch of `crowd`
-    operations starts a child; with 0 there is none."""
+    """What the spool's writer thread does. The first batch of `crowd` operations starts a child; with 0 there
+    is none."""
 
     def __init__(self, path: str, owner: str, bodies: str, crowd: int = CROWD) -> None:
         self._arguments = (path, owner, bodies)
@@ -79,7 +78,7 @@ class Writer:
         self._ready = False
         self._not_before = 0.0  # monotonic seconds; no child is started before
         self._run = 0  # the number of the last one
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_as_text)
+        self._encoder = encoder()
 
     @property
     def pid(self) -> int:
@@ -128,15 +127,17 @@ class Writer:
             try:
                 self._ready = self._child.hear() == _GREETING
                 if not self._ready:
-                    raise EOFError  # another version was installed meanwhile
-            except (OSError, EOFError):
-                self._forsake(self._child)
+                    raise EOFError("another version was installed")
+            except (OSError, EOFError) as error:
+                self._forsake(self._child, error)
         return self._child if self._ready else None
 
-    def _forsake(self, child: Child) -> None:
+    def _forsake(self, child: Child, error: Exception) -> None:
         child.kill()
         self._child, self._ready, self._not_before = None, False, monotonic() + PAUSE
-        _log.error("the process that writes the spool has died; the node goes on without it")
+        _log.error(
+            "the process that writes the spool has died ({why!r}); the node goes on without it", why=error
+        )
 
     def _told(self, child: Child, run: Sequence[Acceptance | Settle]) -> list[Any]:
         accepted = [it for it in run if isinstance(it, Acceptance)]
@@ -151,14 +152,14 @@ class Writer:
             done = _DONE.decode(child.ask(text))
             counts = (len(done.accepted), len(done.settled))
             if done.refusal is None and counts != (len(accepted), len(settled)):
-                raise EOFError
-        except Exception:
-            self._forsake(child)
+                raise EOFError("an answer to something else")
+        except Exception as error:
+            self._forsake(child, error)
             return self._looked_up(run)
         if done.refusal is None:
             new, gone = iter(done.accepted), iter(done.settled)
             return [_entry(it, next(new)) if isinstance(it, Acceptance) else next(gone) for it in run]
-        if done.refusal.disk:
+        if done.refusal.number:
             return [DiskError(done.refusal.number, done.refusal.words)] * len(run)
         return self._transactions.work(list(run))  # one by one, so that the bad one fails alone
 
@@ -209,19 +210,12 @@ def work(transactions: Transactions, told: Told) -> Done:
     try:
         results = transactions.together([*accepted, *told.settled, mark])
     except DiskError as error:
-        return Done([], [], Refusal(True, error.errno or errno.EIO, error.strerror or str(error)))
-    except Exception as error:
-        return Done([], [], Refusal(False, 0, repr(error)))
+        return Done([], [], Refusal(error.errno or errno.EIO, error.strerror or str(error)))
+    except Exception:  # the node meets it once more, and tells it to whom it concerns
+        return Done([], [], Refusal(0, ""))
     count = len(accepted)
     return Done([it is None for it in results[:count]], results[count:-1])
 
 
 def _ledger(path: str, owner: str, bodies: str) -> Ledger:
     return Ledger(schema.connect(path), owner, bodies)
-
-
-def _as_text(value: object) -> str:
-    """Some names are texts of their own kinds, which MessagePack does not know."""
-    if isinstance(value, str):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} is no text")
