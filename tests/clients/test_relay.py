@@ -276,6 +276,7 @@ def test_a_host_of_1982_gets_the_very_words_of_rfc_821(make_node: Any, scripted:
     node = make_node(host("HOSTA.ARPA", ["USERA"], HOSTB=old.endpoint)).start()
     give(node, SOURCE, "<@HOSTA.ARPA,@HOSTB.ARPA:USERC@HOSTD.ARPA>", text="Subject: dots\r\n\r\n..one\r\nend")
     node.wait_for_log("delivered: MAIL to <@HOSTA.ARPA,@HOSTB.ARPA:USERC@HOSTD.ARPA>")
+    node.wait_until(lambda: "QUIT" in old.lines, "the end of the conversation")
     assert old.lines == [
         "EHLO HOSTA.ARPA",
         "HELO HOSTA.ARPA",
