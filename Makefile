@@ -7,6 +7,8 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 VENV ?= .venv
 BIN := $(VENV)/bin
 CONFIG ?=
+# Programs that are started again and again are compiled once.
+unexport PYTHONDONTWRITEBYTECODE
 # Tests wait for processes more than they compute.
 WORKERS ?= $(shell expr $$(nproc 2>/dev/null || echo 2) \* 2)
 

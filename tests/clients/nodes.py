@@ -15,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from tests.clients.launcher import Launched, launcher
 from tests.clients.waiting import PATIENCE, wait_until
 
 
@@ -34,7 +35,7 @@ class RunningNode:
             text += '\n[[listen]]\nendpoint = "tcp:0:interface=127.0.0.1"\n'
         self.file.write_text(text)
         self.log = folder / f"{plugin}.log"
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Launched | None = None
         self.port = 0
         self.launcher: list[object] = []  # a program that starts the node, with its arguments
         self.options: list[object] = []  # of twistd
@@ -44,20 +45,23 @@ class RunningNode:
     # ------------------------------------------------------------- life
 
     def start(self) -> RunningNode:
+        twistd = [self.python, "-c", "from twisted.scripts.twistd import run; run()"]
+        arguments = ["-n", f"--pidfile={self.folder}/{self.plugin}.pid", *map(str, self.options)]
+        arguments += [self.plugin, "--config", str(self.file)]
+        environment = {**os.environ, **self.environment}
+        is_plain = not (self.launcher or self.options) and self.python == sys.executable
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *map(str, self.launcher),
-                    *[self.python, "-c", "from twisted.scripts.twistd import run; run()"],
-                    *["-n", f"--pidfile={self.folder}/{self.plugin}.pid", *map(str, self.options)],
-                    *[self.plugin, "--config", str(self.file)],
-                ],
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=self.folder,
-                env={**os.environ, **self.environment},
-            )
+            if is_plain and launcher().fits(environment):
+                self.process = launcher().start(arguments, log.fileno(), self.folder, environment)
+            else:
+                self.process = subprocess.Popen(
+                    [*map(str, self.launcher), *twistd, *arguments],
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    cwd=self.folder,
+                    env=environment,
+                )
         before = self.text().count("mailnode ready")
         wait_until(lambda: self.text().count("mailnode ready") > before or self._dead(), "mailnode ready")
         assert self.process.poll() is None, self.text()
