@@ -66,7 +66,7 @@ def python() -> tuple[str, dict[str, str]]:
 
 @pytest.fixture
 def node(
-    make_node: Callable[..., Any], public: Path, authority: Any, python: tuple[str, dict[str, str]]
+    public: Path, make_node: Callable[..., Any], authority: Any, python: tuple[str, dict[str, str]]
 ) -> Any:
     """A node, not started yet, that is to become nobody; its data folder is not there."""
     node = make_node(NODE)
