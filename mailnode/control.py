@@ -17,8 +17,6 @@ from twisted.logger import Logger
 from twisted.protocols.basic import LineOnlyReceiver
 from twisted.python.failure import Failure
 
-SOCKET: Final = "control.sock"
-RECEIVER_SOCKET: Final = "receiver.sock"  # of a process that only receives
 MAX_LINE: Final = 65536  # octets
 CONNECTIONS: Final = 50
 

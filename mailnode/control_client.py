@@ -9,8 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Final
 
-from mailnode.control import RECEIVER_SOCKET, SOCKET
-
+SOCKET: Final = "control.sock"
+RECEIVER_SOCKET: Final = "receiver.sock"  # of a process that only receives
 MAX_ANSWER: Final = 1 << 20  # octets of one line
 PATIENCE: Final = 30.0  # seconds
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
-from twisted.internet.defer import Deferred
 from zope.interface import Attribute, Interface
 
 from mailnode.mail import (
@@ -45,8 +44,11 @@ from mailnode.shown import Message as Message
 from mailnode.shown import Standing as Standing
 from mailnode.shown import Terminal as Terminal
 
+if TYPE_CHECKING:  # a command that asks a node and prints what it says needs nothing of Twisted
+    from twisted.internet.defer import Deferred
+
 T = TypeVar("T")
-Eventually: TypeAlias = T | Deferred[T]
+Eventually: TypeAlias = "T | Deferred[T]"
 
 
 # ------------------------------------------------------------------------ who may

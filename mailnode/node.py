@@ -34,7 +34,8 @@ from mailnode.channel.proxied import ProxiedFactory
 from mailnode.channel.receiving import Doors, Listener
 from mailnode.channel.tls import ClientTls, ServerTls
 from mailnode.configuration.sections import Configuration, Listen
-from mailnode.control import RECEIVER_SOCKET, SOCKET, Answer, ControlError
+from mailnode.control import Answer, ControlError
+from mailnode.control_client import RECEIVER_SOCKET, SOCKET
 from mailnode.delivery.dispatch import Dispatch
 from mailnode.delivery.mailbox import Maildir
 from mailnode.delivery.notices import Notices

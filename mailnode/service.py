@@ -19,7 +19,8 @@ from twisted.python.failure import Failure
 from mailnode.channel.proxied import PREFIX as PROXIED
 from mailnode.clock import use_monotonic
 from mailnode.config import Configuration, ConfigurationErrors
-from mailnode.control import RECEIVER_SOCKET, SOCKET, Action, Answer, ControlError, ControlFactory, Say
+from mailnode.control import Action, Answer, ControlError, ControlFactory, Say
+from mailnode.control_client import RECEIVER_SOCKET, SOCKET
 from mailnode.descriptors import raise_limit
 from mailnode.node import House, TlsError
 from mailnode.privileges import doubts, give_folder

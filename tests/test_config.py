@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path as FilePath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mailnode.config import Configuration, ConfigurationErrors, find, load, parse
+from mailnode.configuration import values
 from mailnode.configuration.checks import NOT_YET
+from mailnode.configuration.endpoint_strings import check_client_endpoint, check_server_endpoint
 from mailnode.configuration.values import NamedUser, Route, Target
 from mailnode.mail import Path
 from mailnode.welcome import Welcome
@@ -528,3 +534,34 @@ def test_a_flood_of_errors_is_cut() -> None:
 def test_listeners_with_port_0_are_not_the_same(endpoint: str) -> None:
     text = f"[[listen]]\nendpoint = '{endpoint}'\n" * 2
     assert [str(one.endpoint) for one in read(text).listen] == [endpoint] * 2
+
+
+# ----------------------------------------------------------------- without Twisted
+
+_PORTS = st.integers(0, 99999).map(str) | st.integers(0, 99999).map("port={}".format)
+_HOSTS = st.from_regex(r"(host=)?[A-Za-z0-9.-]{1,20}", fullmatch=True)
+
+
+@given(port=_PORTS, interface=st.none() | st.from_regex(r"[0-9.]{1,15}", fullmatch=True))
+def test_a_plain_server_endpoint_is_one_for_twisted_too(port: str, interface: str | None) -> None:
+    text = f"tcp:{port}" + (f":interface={interface}" if interface else "")
+    assert values._plain_server_endpoint(text)
+    check_server_endpoint(text)
+
+
+@given(host=_HOSTS, port=_PORTS)
+def test_a_plain_client_endpoint_is_one_for_twisted_too(host: str, port: str) -> None:
+    text = f"tcp:{host}:{port}"
+    assert values._plain_client_endpoint(text)
+    check_client_endpoint(text)
+
+
+@pytest.mark.parametrize("command", ["send", "mail", "terminal"])
+def test_a_command_that_people_wait_for_imports_nothing_of_twisted(command: str, tmp_path: FilePath) -> None:
+    file = tmp_path / "mailnode.toml"
+    file.write_text('hostname = "a.example"\ndata = "data"\n[[listen]]\nendpoint = "tcp:2525"\n')
+    program = "import sys\nfrom mailnode.cli import COMMANDS, cli\nfrom mailnode.config import load\n"
+    program += f"load({str(file)!r})\ncli.get_command(None, {command!r})\n"
+    program += "print(*(name for name in sys.modules if name.partition('.')[0] == 'twisted'))"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert shown.stdout == "\n"

@@ -30,7 +30,6 @@ from mailnode.commands.verdict import Verdict, exit_status, learned, message_id,
 from mailnode.config import Configuration
 from mailnode.control_client import ControlClient, NoNodeError, RefusedError, sockets
 from mailnode.mail import NULL_PATH, Body, Letter, Mode, Path, Recipient, Terms
-from mailnode.seen_terminals import look
 from mailnode.smtp.grammar import parse_mailbox, parse_named_mailbox
 from mailnode.smtp.script import Plan
 from mailnode.submission import Submission, Submitted, Where, parse_where
@@ -206,6 +205,8 @@ def deliver(
 
 
 def _can_be_answered(configuration: Configuration) -> bool:
+    from mailnode.seen_terminals import look  # takes as long as all else, and is seldom needed
+
     return any(terminal.accepting for terminal in look(configuration, login_name()).logged_in())
 
 

@@ -7,7 +7,7 @@ its HELO. A message is split by the domains granted, every time: others' recipie
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from typing import Final
+from typing import Final, TypeAlias
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IReactorTime
@@ -36,7 +36,7 @@ STEP: Final = 300.0  # seconds by which the time of day may be set without that 
 DOUBT: Final = 3600.0  # seconds after a larger step in which nothing is given up
 
 # What a process does for ETRN: starts the queues of domains; fires with whether it could.
-Start = Callable[[Sequence[str], bool], Eventually[bool]]
+Start: TypeAlias = "Callable[[Sequence[str], bool], Eventually[bool]]"
 
 
 @implementer(IPeering, IHolding)
