@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+
+from msgspec.structs import replace
 
 from mailnode.mail import Destination, Entry, Envelope, Letter, Mode, Path, Recipient, Results, Terms
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
+
+from msgspec import Struct
 
 CHUNK: Final = 65536  # octets; also the size above which a body becomes a file
 
@@ -35,8 +36,7 @@ _ATOM = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+'
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Path:
+class Path(Struct, frozen=True, gc=False):
     """A forward- or reverse-path (RFC 821 4.1.2): an optional source route and a mailbox.
 
     `local` is the meaning of the local part (quotes and backslashes removed), `domain` its domain
@@ -88,8 +88,7 @@ NULL_PATH: Final = Path("")
 # ------------------------------------------------------------------------- replies
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True, gc=False):
     """One reply of a receiver: a code, one or more lines of text, and a status (RFC 3463, "5.1.1"), which
     goes over the wire only to a client that was told ENHANCEDSTATUSCODES (RFC 2034)."""
 
@@ -136,8 +135,7 @@ def _printable(row: str) -> bytes:
 # ----------------------------------------------------------------------- a message
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
+class Body(Struct, frozen=True, gc=False):
     """Mail data, dots unstuffed, lines ended by CRLF: in memory up to `CHUNK` octets, else a file."""
 
     size: int  # octets
@@ -163,8 +161,7 @@ class Body:
         return next(self.chunks(size), b"")
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
+class Recipient(Struct, frozen=True, gc=False):
     """One recipient of an envelope. `mode`, what is still to be done for it, may differ from the envelope's:
     a SOML whose terminal was not reached is spooled as MAIL. `number` names it within a spooled message."""
 
@@ -189,8 +186,7 @@ class Origin(Enum):
     LAST = 2  # that one; if it fails too, it is logged and dropped
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(Struct, frozen=True, gc=False):
     """What MAIL said of the message besides its reverse-path; every host on the way has to keep it."""
 
     eight_bit: bool = False  # BODY=8BITMIME (RFC 6152)
@@ -203,8 +199,7 @@ class Terms:
 PLAIN_TERMS: Final = Terms()
 
 
-@dataclass(frozen=True, slots=True)
-class Envelope:
+class Envelope(Struct, frozen=True, gc=False):
     """What a transaction says about a message besides its body."""
 
     mode: Mode
@@ -214,8 +209,7 @@ class Envelope:
     origin: Origin = Origin.NORMAL
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """A spooled message with those of its recipients that the holder of the entry has leased."""
 
     id: str
@@ -229,15 +223,13 @@ class Entry:
 # -------------------------------------------------------------------- destinations
 
 
-@dataclass(frozen=True, slots=True)
-class Local:
+class Local(Struct, frozen=True, gc=False):
     """A user of this host: the mailbox, the terminals, or both, as the recipient's mode says."""
 
     user: str
 
 
-@dataclass(frozen=True, slots=True)
-class Hop:
+class Hop(Struct, frozen=True, gc=False):
     """Another host: "mx" for the mail exchangers of `domain`, else a Twisted client endpoint string.
 
     `tls`: "opportunistic" where it is offered; "required", and "verified" by certificate, or mail waits;
@@ -249,8 +241,7 @@ class Hop:
     tls: str = "opportunistic"
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
+class Held(Struct, frozen=True, gc=False):
     """Waits in the spool until the peer that serves `domain` fetches it, or an operator releases it."""
 
     domain: str
@@ -259,8 +250,7 @@ class Held:
 Place: TypeAlias = Local | Hop | Held
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True, gc=False):
     """One place that a recipient leads to.
 
     `path` is the forward-path to hand on there; `via` are our names that were taken off its source
@@ -278,8 +268,7 @@ class Destination:
         return reverse_path.through(*self.via) if self.via else reverse_path
 
 
-@dataclass(frozen=True, slots=True)
-class Ruling:
+class Ruling(Struct, frozen=True, gc=False):
     """What routing says of a recipient: the reply to its RCPT, and where it leads (empty if refused)."""
 
     reply: Reply
@@ -304,8 +293,7 @@ class Handover(NamedTuple):
     reply: Reply
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(Struct, frozen=True, gc=False):
     """How the delivery to one recipient ended, with the reply that says why.
 
     `host` is the remote host that gave the reply, empty if it is our own. `forward` carries what is
@@ -315,7 +303,7 @@ class Result:
     outcome: Outcome
     reply: Reply
     host: str = ""
-    forward: tuple[tuple[Recipient, Result], ...] = field(default=())
+    forward: tuple[tuple[Recipient, Result], ...] = ()
     dsn: bool = False  # the next host has taken over what NOTIFY asks for (RFC 3461 5.2.1)
     handover: Handover | None = None  # of a message for a terminal that another host has taken
 
@@ -342,8 +330,7 @@ class Result:
 Results: TypeAlias = Mapping[Recipient, Result]
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(Struct, frozen=True, gc=False):
     """A message for a Sender to give away, with the recipients that belong to this conversation."""
 
     mode: Mode
@@ -357,8 +344,7 @@ class Letter:
 # --------------------------------------------------------------------- connections
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True, gc=False):
     """What is known of the host at the other end of a channel while it leads."""
 
     address: str = ""  # IP address, empty for a local socket
@@ -372,8 +358,7 @@ class Client:
     called: str = ""  # then the name by which we called it
 
 
-@dataclass(frozen=True, slots=True)
-class Rights:
+class Rights(Struct, frozen=True, gc=False):
     """What a client may do. The EHLO keywords follow from it."""
 
     modes: tuple[Mode, ...] = (Mode.MAIL,)
@@ -389,8 +374,7 @@ class Rights:
     must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(Struct, frozen=True, gc=False):
     """How a client asks for the line to be turned."""
 
     atrn: bool = False  # by ATRN (RFC 2645), else TURN (RFC 821 3.8)
@@ -401,16 +385,17 @@ class Turn:
 # --------------------------------------------------------------------- credentials
 
 
-@dataclass(frozen=True, slots=True)
-class Password:
+class Password(Struct, frozen=True, gc=False):
     """A name and its secret as they were said (PLAIN, LOGIN)."""
 
     name: str
-    secret: str = field(repr=False)
+    secret: str
+
+    def __repr__(self) -> str:
+        return f"Password(name={self.name!r})"
 
 
-@dataclass(frozen=True, slots=True)
-class CramDigest:
+class CramDigest(Struct, frozen=True, gc=False):
     """CRAM-MD5 (RFC 2195): the keyed digest, in hexadecimal, of our challenge."""
 
     name: str
@@ -418,16 +403,14 @@ class CramDigest:
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class ScramProof:
+class ScramProof(Struct, frozen=True, gc=False):
     """SCRAM-SHA-256 (RFC 7677): the proof was `right` against the keys of `name`, or not."""
 
     name: str
     right: bool
 
 
-@dataclass(frozen=True, slots=True)
-class External:
+class External(Struct, frozen=True, gc=False):
     """EXTERNAL (RFC 4422 Appendix A): whoever the client certificate belongs to; `name` is who the client
     wants to be, empty if it does not say."""
 
@@ -437,8 +420,7 @@ class External:
 Credentials: TypeAlias = Password | CramDigest | ScramProof | External
 
 
-@dataclass(frozen=True, slots=True)
-class ScramKeys:
+class ScramKeys(Struct, frozen=True, gc=False):
     """What a server keeps of a secret for SCRAM (RFC 5802 3): the secret cannot be had from it."""
 
     salt: bytes

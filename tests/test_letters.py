@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mailnode.letters import Addressed, address, inherited, terms_of
 from mailnode.mail import (

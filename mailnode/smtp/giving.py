@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator
-from dataclasses import replace
 from hashlib import sha256
 from typing import Final, NamedTuple, cast
+
+from msgspec.structs import replace
 
 from mailnode.mail import Handover, Letter, Mode, Outcome, Recipient, Reply, Result, Results
 from mailnode.smtp.grammar import encode_xtext

@@ -7,8 +7,9 @@ open. Whether a client may is for its rights and for peering to say; never by wh
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import Final
+
+from msgspec.structs import replace
 
 from mailnode.mail import Reply, Turn
 from mailnode.smtp import events, replies

@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
 from itertools import compress, groupby
 from typing import Any, Final, NamedTuple
+
+from msgspec.structs import replace
 
 from mailnode.interfaces import QueuedMessage, Selection, Settlement
 from mailnode.mail import PLAIN_TERMS, Body, Entry, Envelope, Mode, Outcome, Recipient, Result

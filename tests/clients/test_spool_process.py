@@ -11,12 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path as File
 from queue import SimpleQueue
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from mailnode.mail import Body, Entry, Envelope, Mode, Path, Recipient, Reply, Result
 from mailnode.queued import Settlement

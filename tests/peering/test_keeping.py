@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from mailnode.interfaces import Selection
 from mailnode.mail import Mode, Path, Recipient
@@ -147,4 +148,4 @@ def test_who_hears_that_mail_waits(host: str, age: float, late: bool) -> None:
     recipient = Recipient(Path("x", host))
     assert KEEPING.is_late(recipient, 0.0, age) is late
     assert not Keeping({}, warn=0.0).is_late(recipient, 0.0, 200.0)
-    assert not KEEPING.is_late(replace(recipient, mode=Mode.SEND), 0.0, age)
+    assert not KEEPING.is_late(structs.replace(recipient, mode=Mode.SEND), 0.0, age)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient, Terms
 from mailnode.smtp import events
