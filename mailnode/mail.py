@@ -36,7 +36,7 @@ _ATOM = r'[^\x00-\x20"(),.:;<>@\[\\\]\x7f]+'
 _DOT_STRING = re.compile(rf"{_ATOM}(?:\.{_ATOM})*\Z")
 
 
-class Path(Struct, frozen=True, gc=False):
+class Path(Struct, frozen=True, gc=False, array_like=True):
     """A forward- or reverse-path (RFC 821 4.1.2): an optional source route and a mailbox.
 
     `local` is the meaning of the local part (quotes and backslashes removed), `domain` its domain
@@ -88,7 +88,7 @@ NULL_PATH: Final = Path("")
 # ------------------------------------------------------------------------- replies
 
 
-class Reply(Struct, frozen=True, gc=False):
+class Reply(Struct, frozen=True, gc=False, array_like=True):
     """One reply of a receiver: a code, one or more lines of text, and a status (RFC 3463, "5.1.1"), which
     goes over the wire only to a client that was told ENHANCEDSTATUSCODES (RFC 2034)."""
 
@@ -135,7 +135,7 @@ def _printable(row: str) -> bytes:
 # ----------------------------------------------------------------------- a message
 
 
-class Body(Struct, frozen=True, gc=False):
+class Body(Struct, frozen=True, gc=False, array_like=True):
     """Mail data, dots unstuffed, lines ended by CRLF: in memory up to `CHUNK` octets, else a file."""
 
     size: int  # octets
@@ -161,7 +161,7 @@ class Body(Struct, frozen=True, gc=False):
         return next(self.chunks(size), b"")
 
 
-class Recipient(Struct, frozen=True, gc=False):
+class Recipient(Struct, frozen=True, gc=False, array_like=True):
     """One recipient of an envelope. `mode`, what is still to be done for it, may differ from the envelope's:
     a SOML whose terminal was not reached is spooled as MAIL. `number` names it within a spooled message."""
 
@@ -186,7 +186,7 @@ class Origin(Enum):
     LAST = 2  # that one; if it fails too, it is logged and dropped
 
 
-class Terms(Struct, frozen=True, gc=False):
+class Terms(Struct, frozen=True, gc=False, array_like=True):
     """What MAIL said of the message besides its reverse-path; every host on the way has to keep it."""
 
     eight_bit: bool = False  # BODY=8BITMIME (RFC 6152)
@@ -199,7 +199,7 @@ class Terms(Struct, frozen=True, gc=False):
 PLAIN_TERMS: Final = Terms()
 
 
-class Envelope(Struct, frozen=True, gc=False):
+class Envelope(Struct, frozen=True, gc=False, array_like=True):
     """What a transaction says about a message besides its body."""
 
     mode: Mode
@@ -209,7 +209,7 @@ class Envelope(Struct, frozen=True, gc=False):
     origin: Origin = Origin.NORMAL
 
 
-class Entry(Struct, frozen=True, gc=False):
+class Entry(Struct, frozen=True, gc=False, array_like=True):
     """A spooled message with those of its recipients that the holder of the entry has leased."""
 
     id: str
@@ -223,13 +223,13 @@ class Entry(Struct, frozen=True, gc=False):
 # -------------------------------------------------------------------- destinations
 
 
-class Local(Struct, frozen=True, gc=False):
+class Local(Struct, frozen=True, gc=False, array_like=True):
     """A user of this host: the mailbox, the terminals, or both, as the recipient's mode says."""
 
     user: str
 
 
-class Hop(Struct, frozen=True, gc=False):
+class Hop(Struct, frozen=True, gc=False, array_like=True):
     """Another host: "mx" for the mail exchangers of `domain`, else a Twisted client endpoint string.
 
     `tls`: "opportunistic" where it is offered; "required", and "verified" by certificate, or mail waits;
@@ -241,7 +241,7 @@ class Hop(Struct, frozen=True, gc=False):
     tls: str = "opportunistic"
 
 
-class Held(Struct, frozen=True, gc=False):
+class Held(Struct, frozen=True, gc=False, array_like=True):
     """Waits in the spool until the peer that serves `domain` fetches it, or an operator releases it."""
 
     domain: str
@@ -250,7 +250,7 @@ class Held(Struct, frozen=True, gc=False):
 Place: TypeAlias = Local | Hop | Held
 
 
-class Destination(Struct, frozen=True, gc=False):
+class Destination(Struct, frozen=True, gc=False, array_like=True):
     """One place that a recipient leads to.
 
     `path` is the forward-path to hand on there; `via` are our names that were taken off its source
@@ -268,7 +268,7 @@ class Destination(Struct, frozen=True, gc=False):
         return reverse_path.through(*self.via) if self.via else reverse_path
 
 
-class Ruling(Struct, frozen=True, gc=False):
+class Ruling(Struct, frozen=True, gc=False, array_like=True):
     """What routing says of a recipient: the reply to its RCPT, and where it leads (empty if refused)."""
 
     reply: Reply
@@ -293,7 +293,7 @@ class Handover(NamedTuple):
     reply: Reply
 
 
-class Result(Struct, frozen=True, gc=False):
+class Result(Struct, frozen=True, gc=False, array_like=True):
     """How the delivery to one recipient ended, with the reply that says why.
 
     `host` is the remote host that gave the reply, empty if it is our own. `forward` carries what is
@@ -330,7 +330,7 @@ class Result(Struct, frozen=True, gc=False):
 Results: TypeAlias = Mapping[Recipient, Result]
 
 
-class Letter(Struct, frozen=True, gc=False):
+class Letter(Struct, frozen=True, gc=False, array_like=True):
     """A message for a Sender to give away, with the recipients that belong to this conversation."""
 
     mode: Mode
@@ -344,7 +344,7 @@ class Letter(Struct, frozen=True, gc=False):
 # --------------------------------------------------------------------- connections
 
 
-class Client(Struct, frozen=True, gc=False):
+class Client(Struct, frozen=True, gc=False, array_like=True):
     """What is known of the host at the other end of a channel while it leads."""
 
     address: str = ""  # IP address, empty for a local socket
@@ -358,7 +358,7 @@ class Client(Struct, frozen=True, gc=False):
     called: str = ""  # then the name by which we called it
 
 
-class Rights(Struct, frozen=True, gc=False):
+class Rights(Struct, frozen=True, gc=False, array_like=True):
     """What a client may do. The EHLO keywords follow from it."""
 
     modes: tuple[Mode, ...] = (Mode.MAIL,)
@@ -374,7 +374,7 @@ class Rights(Struct, frozen=True, gc=False):
     must_authenticate: bool = False  # nothing is taken from it before AUTH (RFC 6409 4.3)
 
 
-class Turn(Struct, frozen=True, gc=False):
+class Turn(Struct, frozen=True, gc=False, array_like=True):
     """How a client asks for the line to be turned."""
 
     atrn: bool = False  # by ATRN (RFC 2645), else TURN (RFC 821 3.8)
@@ -385,7 +385,7 @@ class Turn(Struct, frozen=True, gc=False):
 # --------------------------------------------------------------------- credentials
 
 
-class Password(Struct, frozen=True, gc=False):
+class Password(Struct, frozen=True, gc=False, array_like=True):
     """A name and its secret as they were said (PLAIN, LOGIN)."""
 
     name: str
@@ -395,7 +395,7 @@ class Password(Struct, frozen=True, gc=False):
         return f"Password(name={self.name!r})"
 
 
-class CramDigest(Struct, frozen=True, gc=False):
+class CramDigest(Struct, frozen=True, gc=False, array_like=True):
     """CRAM-MD5 (RFC 2195): the keyed digest, in hexadecimal, of our challenge."""
 
     name: str
@@ -403,14 +403,14 @@ class CramDigest(Struct, frozen=True, gc=False):
     digest: str
 
 
-class ScramProof(Struct, frozen=True, gc=False):
+class ScramProof(Struct, frozen=True, gc=False, array_like=True):
     """SCRAM-SHA-256 (RFC 7677): the proof was `right` against the keys of `name`, or not."""
 
     name: str
     right: bool
 
 
-class External(Struct, frozen=True, gc=False):
+class External(Struct, frozen=True, gc=False, array_like=True):
     """EXTERNAL (RFC 4422 Appendix A): whoever the client certificate belongs to; `name` is who the client
     wants to be, empty if it does not say."""
 
@@ -420,7 +420,7 @@ class External(Struct, frozen=True, gc=False):
 Credentials: TypeAlias = Password | CramDigest | ScramProof | External
 
 
-class ScramKeys(Struct, frozen=True, gc=False):
+class ScramKeys(Struct, frozen=True, gc=False, array_like=True):
     """What a server keeps of a secret for SCRAM (RFC 5802 3): the secret cannot be had from it."""
 
     salt: bytes

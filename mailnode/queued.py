@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mailnode.mail import PLAIN_TERMS, Mode, Path, Recipient, Result, Terms
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(Struct, frozen=True, gc=False, array_like=True):
     """What became of leased recipients of one entry. Recipients not named keep their lease."""
 
     entry: str
@@ -23,8 +23,7 @@ class RepeatedError(Exception):
     """The message is in custody already: its transaction was taken before, under the same name."""
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(Struct, frozen=True, gc=False, array_like=True):
     """A filter over the spool; an empty field matches all. Ages in seconds, domains in lower case."""
 
     ids: tuple[str, ...] = ()
@@ -35,8 +34,7 @@ class Selection:
     older: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedRecipient:
+class QueuedRecipient(Struct, frozen=True, gc=False, array_like=True):
     path: Path
     mode: Mode
     state: str  # queued, leased, held, stopped; bad: cannot be read and was set aside
@@ -51,8 +49,7 @@ class QueuedRecipient:
 LIVELIEST: Final = ("leased", "queued", "held", "stopped", "bad")
 
 
-@dataclass(frozen=True, slots=True)
-class QueuedMessage:
+class QueuedMessage(Struct, frozen=True, gc=False, array_like=True):
     """A message in the spool as an operator sees it."""
 
     id: str

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
+
+from msgspec import Struct
 
 from mailnode.mail import Path
 
 
-@dataclass(frozen=True, slots=True)
-class Terminal:
+class Terminal(Struct, frozen=True, gc=False, array_like=True):
     """A terminal on which a user is logged in."""
 
     user: str
@@ -21,8 +21,7 @@ class Terminal:
     host: str = ""  # where the user came from
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(Struct, frozen=True, gc=False, array_like=True):
     """Where a message for a terminal comes from, as far as this host has seen it itself."""
 
     same_host: bool = False  # by a local socket or the loopback network
@@ -32,8 +31,7 @@ class Standing:
 STRANGER: Final = Standing()
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(Struct, frozen=True, gc=False, array_like=True):
     """What is to be shown on a terminal, as it came from outside: nothing in it is filtered yet."""
 
     sender: Path

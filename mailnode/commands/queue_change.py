@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import click
+from msgspec.structs import replace
 
 from mailnode.commands.filters import filters, selection
 from mailnode.commands.invocation import CommandError, Invocation, at_terminal, pass_invocation

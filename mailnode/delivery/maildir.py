@@ -21,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from msgspec import Struct
+
 from mailnode.delivery.stored import stored
 from mailnode.mail import Body, Path
 
@@ -33,8 +35,7 @@ _INSIDE: Final = _FOLDER | os.O_NOFOLLOW
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-@dataclass(frozen=True, slots=True)
-class Folder:
+class Folder(Struct, frozen=True, gc=False, array_like=True):
     """Where a Maildir lies: `base` is trusted, and in `parts` below it no symlink is followed."""
 
     base: str
@@ -42,8 +43,7 @@ class Folder:
     make_base: bool  # whether `base` is ours to create
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(Struct, frozen=True, gc=False, array_like=True):
     """One message to be stored. `uid` and `gid` are -1 where it is to belong to the node's own user."""
 
     folder: Folder

@@ -15,10 +15,10 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Final
 
 import msgspec
+from msgspec.structs import replace
 
 from mailnode.child import Child, Node, encoder
 from mailnode.delivery.maildir import Disk, Job, MaildirWriter

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NamedTuple
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, succeed
 from zope.interface import implementer
 

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path as File
 
 import pytest
+from msgspec.structs import replace
 
 from mailnode.delivery.mailbox import DELIVERED, IN_A_LOOP, outcome
 from mailnode.delivery.maildir import Folder, Job

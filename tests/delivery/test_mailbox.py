@@ -8,14 +8,13 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path as File
 from queue import SimpleQueue
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec import structs
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
@@ -218,7 +217,7 @@ def test_a_binary_message_stays_as_it_came(pieces: list[bytes]) -> None:
 def test_a_binary_message_of_many_chunks_is_octet_for_octet_in_the_maildir(tmp_path: File) -> None:
     data = b"Subject: x\r\n\r\n" + b"\r\n\r\0\xff" * 40_000
     binary = Envelope(Mode.MAIL, SMITH, (JONES,), Terms(binary=True))
-    assert deliver(maildir(tmp_path), structs.replace(entry(data), envelope=binary)) == DELIVERED
+    assert deliver(maildir(tmp_path), replace(entry(data), envelope=binary)) == DELIVERED
     (name,) = files(tmp_path)
     assert (tmp_path / name).read_bytes().endswith(b"jones@mit.example\r\n" + data)
 
