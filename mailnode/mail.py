@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
@@ -55,12 +56,7 @@ class Path(Struct, frozen=True, gc=False, array_like=True):
     @property
     def mailbox(self) -> str:
         """`local@domain` without route and brackets, the local part quoted where it must be."""
-        if self.is_null:
-            return ""
-        local = self.local
-        if not _DOT_STRING.match(local):
-            local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return f"{local}@{self.domain}" if self.domain else local
+        return _mailbox(self.local, self.domain)
 
     @property
     def next_host(self) -> str:
@@ -80,6 +76,15 @@ class Path(Struct, frozen=True, gc=False, array_like=True):
     def __str__(self) -> str:
         route = ",".join("@" + host for host in self.route)
         return f"<{route}:{self.mailbox}>" if route else f"<{self.mailbox}>"
+
+
+@lru_cache(maxsize=1024)  # of those who write and are written to again and again
+def _mailbox(local: str, domain: str) -> str:
+    if not local and not domain:
+        return ""
+    if not _DOT_STRING.match(local):
+        local = '"' + local.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{local}@{domain}" if domain else local
 
 
 NULL_PATH: Final = Path("")
@@ -110,19 +115,20 @@ class Reply(Struct, frozen=True, gc=False, array_like=True):
 
     def encode(self, enhanced: bool = False) -> bytes:
         """The octets of this reply; only printable ASCII leaves us, whatever the text holds."""
-        prefix = f"{self.status} " if enhanced and self.status else ""
-        if isinstance(self.text, str):
-            row = f"{self.code} {prefix}{self.text}"
-            if row.isascii() and row.isprintable():  # as nearly all of them
-                return f"{row}\r\n".encode()
-        lines = self.lines or ("",)
-        rows = [f"{self.code}-{prefix}{line}" for line in lines[:-1]]
-        rows.append(f"{self.code} {prefix}{lines[-1]}")
-        return b"".join(_printable(row) + b"\r\n" for row in rows)
+        return _encode(self, enhanced)
 
     def __str__(self) -> str:
         prefix = f"{self.status} " if self.status else ""
         return f"{self.code} {prefix}{' / '.join(self.lines)}"
+
+
+@lru_cache(maxsize=128)  # nearly all that is said is said again and again
+def _encode(reply: Reply, enhanced: bool) -> bytes:
+    prefix = f"{reply.status} " if enhanced and reply.status else ""
+    lines = reply.lines or ("",)
+    rows = [f"{reply.code}-{prefix}{line}" for line in lines[:-1]]
+    rows.append(f"{reply.code} {prefix}{lines[-1]}")
+    return b"".join(_printable(row) + b"\r\n" for row in rows)
 
 
 def _printable(row: str) -> bytes:

@@ -11,6 +11,7 @@ from typing import Final
 
 CRLF: Final = b"\r\n"
 END_OF_DATA: Final = b"\r\n.\r\n"
+_CR, _LF = CRLF  # as numbers, which are counted faster than octet strings
 _BARE: Final = re.compile(rb"\r\n|\r|\n")
 
 
@@ -100,7 +101,7 @@ class DataReader:
             self._kept = octets[whole:]
             octets = octets[:whole]
         pairs = octets.count(CRLF)
-        bare = octets.count(b"\n") != pairs or octets.count(b"\r") != pairs
+        bare = octets.count(_LF) != pairs or octets.count(_CR) != pairs
         octets = octets.replace(b"\r\n.", CRLF)
         if self._fresh and octets:
             self._fresh = False
@@ -135,7 +136,7 @@ class LineEnds:
 
     def _looked_at(self, octets: bytes) -> bytes:
         pairs = octets.count(CRLF)
-        if octets.count(b"\n") != pairs or octets.count(b"\r") != pairs:
+        if octets.count(_LF) != pairs or octets.count(_CR) != pairs:
             self.bare = True
             if self._normalize:
                 octets = _BARE.sub(CRLF, octets)
@@ -170,7 +171,7 @@ class Stuffer:
         if not chunk:
             return b""
         pairs = chunk.count(CRLF)
-        if chunk.count(b"\n") != pairs or chunk.count(b"\r") != pairs:
+        if chunk.count(_LF) != pairs or chunk.count(_CR) != pairs:
             chunk = _BARE.sub(CRLF, chunk)
         stuffed = chunk.replace(b"\n.", b"\n..")
         if self._at_line_start and stuffed.startswith(b"."):

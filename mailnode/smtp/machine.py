@@ -91,7 +91,7 @@ class Machine(ABC):
         """The next event; None if octets, or the answer to the open question, must come first."""
         out = self._out
         while not out:
-            if self._asking is not None or self.state is State.GONE or not self._consume():
+            if self._asking is not None or not self._inbound or not self._consume():
                 return None
         return out.popleft()
 
