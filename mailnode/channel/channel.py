@@ -13,6 +13,7 @@ from typing import Protocol as Shape
 
 from twisted.internet.interfaces import (
     IDelayedCall,
+    IHandshakeListener,
     IPushProducer,
     IReactorTime,
     ISSLTransport,
@@ -37,6 +38,9 @@ class Role(Shape):
         """The channel is the role's now."""
 
     def received(self, octets: bytes) -> None: ...
+
+    def shaken_hands(self) -> None:
+        """TLS has come about; nothing has come through it yet."""
 
     def timed_out(self) -> None:
         """The patience set by `expect` is at its end."""
@@ -78,6 +82,7 @@ class Unread:
         """The connection is gone; the channel hears of that itself."""
 
 
+@implementer(IHandshakeListener)
 class Channel(Protocol):
     """One connection and the role that this host plays on it now."""
 
@@ -228,6 +233,10 @@ class Channel(Protocol):
         if self._trace is not None:
             self._trace("C" if self._role.letter == "S" else "S", data)
         self._role.received(data)
+
+    def handshakeCompleted(self) -> None:
+        if self._role is not None:
+            self._role.shaken_hands()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self.connected_now = False

@@ -32,6 +32,7 @@ from mailnode.smtp import events, replies
 from mailnode.smtp.receiver import Limits, Receiver
 
 STREAM: Final = 4  # messages that are not decided, from which on their client waits for none of them
+HANDSHAKE: Final = 60.0  # seconds that a client has for the handshake of TLS
 GRACE: Final = 60.0  # seconds in which mail data may come as slowly as it likes
 LOCAL_ERROR: Final = Reply(451, "Requested action aborted: local error in processing", "4.3.0")
 
@@ -110,6 +111,7 @@ class ReceiverRole:
         self._running = False
         self._securing = False
         self._new_to_tls = client.tls  # nothing has come under TLS, so its certificate is not known yet
+        self._in_handshake = client.tls and not client.turned
         self._data_since: tuple[float, int] | None = None  # when mail data began, and what was consumed then
         self._disk_waits = 0  # pieces of mail data that the disk has not taken yet
         self._disk_behind = 0.0  # since when
@@ -126,8 +128,12 @@ class ReceiverRole:
         self._channel.throttle(not self._new_to_tls)
         if self._refusal is not None:
             self._machine.refuse(self._refusal)
-        self._channel.expect(self._doors.patience)
+        self._channel.expect(self._patience)
         self._run()
+
+    @property
+    def _patience(self) -> float:
+        return min(HANDSHAKE, self._doors.patience) if self._in_handshake else self._doors.patience
 
     def received(self, octets: bytes) -> None:
         if self._over:
@@ -138,17 +144,25 @@ class ReceiverRole:
         self._machine.feed(octets)
         self._run()
         if self._machine.consumed != before and not self._over:
-            self._channel.expect(self._doors.patience)
+            self._channel.expect(self._patience)
             in_data = self._machine.in_mail_data
             if in_data or self._data_since is not None:
                 self._watch_rate(in_data)
         if self._open and self._machine.pending > CHUNK:
             self._channel.pause("answer")
 
+    def shaken_hands(self) -> None:
+        self._in_handshake = False
+        self._channel.expect(self._patience)
+
     def timed_out(self) -> None:
         if self._open or self._disk_waits:  # we are the ones who take long
             self._channel.expect(self._doors.patience)
         elif self._over:  # the client does not read our last reply
+            self._channel.abort()
+        elif self._in_handshake:  # so nothing can be said
+            self._over = True
+            self._report("did not shake hands in time")
             self._channel.abort()
         else:
             self._end(replies.unavailable(self._doors.hostname, "Timeout"))
@@ -211,7 +225,7 @@ class ReceiverRole:
         elif self._turning:
             self._turn()
         elif self._over:
-            self._channel.expect(self._doors.patience)  # for the client to read its last reply
+            self._channel.expect(self._patience)  # for the client to read its last reply
             self._channel.close()
         elif self._draining and machine.transaction is None and not self._open:
             self._end(replies.unavailable(self._doors.hostname, "Service is going down"))
@@ -381,12 +395,13 @@ class ReceiverRole:
         self._channel.secure(self._doors.tls.creator)
         # RFC 3207 4.2: who the client was, or said it was, is forgotten.
         self._client = replace(self._client, tls=True, identity="", hello="", extended=False)
-        self._new_to_tls = True
+        self._new_to_tls = self._in_handshake = True
+        self._channel.expect(self._patience)
         self._machine.secured(self._doors.access.rights(self._client))
 
     def _learn_certificate(self) -> None:
         """The handshake is over, for something has come through it."""
-        self._new_to_tls = False
+        self._new_to_tls = self._in_handshake = False
         self._channel.throttle(True)
         mark = fingerprint(self._channel.transport)
         if mark:

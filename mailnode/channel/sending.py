@@ -149,6 +149,9 @@ class SenderRole:
         if self._machine.heard != heard:  # a reply that comes octet by octet has the time of one
             self._expect()
 
+    def shaken_hands(self) -> None:
+        """Nothing is new by that: the wait is for a reply."""
+
     def timed_out(self) -> None:
         if self._over:
             self._channel.abort()

@@ -8,6 +8,7 @@ import pytest
 
 from fuzz.house import House, Letters, Line
 from mailnode.channel.receiving import Listener
+from mailnode.channel.tls import ClientTls
 from mailnode.mail import Body, Letter, Mode, Outcome, Path, Recipient
 from mailnode.smtp.receiver import Limits
 from mailnode.smtp.script import Plan
@@ -30,10 +31,9 @@ def drips(line: Line, house: House, octets: bytes, seconds: float, pause: float)
 
 
 def waits_out(house: House, line: Line) -> None:
-    """The patience for the client's words, and that for its taking our last ones."""
-    for _ in range(2):
-        house.clock.advance(PATIENCE + 1)
-        line.wire.runs()
+    """A handshake has a minute, whatever time a command has."""
+    house.clock.advance(61)
+    line.wire.runs()
 
 
 def test_a_client_that_says_nothing_is_let_go(lead: Any) -> None:
@@ -93,6 +93,41 @@ def test_a_client_that_starts_tls_and_goes_no_further_is_let_go(server_tls: Any)
     assert line.codes(b"EHLO else.example\r\nSTARTTLS\r\n") == [250, 220]
     waits_out(house, line)
     assert house.factory._channels == {}
+
+
+@pytest.mark.parametrize("how", ["starttls", "implicit"])
+def test_a_client_that_shakes_hands_and_then_says_nothing_has_the_time_of_a_command(
+    server_tls: Any, client_creator: Any, how: str
+) -> None:
+    house = House(tls=server_tls, listener=Listener(tls=how))
+    line = house.hear()
+    if how == "starttls":
+        assert line.codes(b"EHLO else.example\r\nSTARTTLS\r\n") == [250, 220]
+    line.end.startTLS(client_creator)
+    line.wire.runs()
+    house.clock.advance(61)
+    line.wire.runs()
+    house.clock.advance(PATIENCE - 62)
+    line.wire.runs()
+    assert line.codes(b"EHLO else.example\r\n")[-1] == 250 and not line.closed
+    house.clock.advance(PATIENCE + 1)
+    assert line.say(b"")[0].startswith(b"421 ") and line.closed
+
+
+def test_a_host_that_we_called_by_tls_may_be_as_quiet_behind_a_turn_as_it_agreed_to(server_tls: Any) -> None:
+    """It has shaken hands long ago."""
+    house = House()
+    plan = Plan("mit.example", turn="TURN", tls="required")
+    line = house.answered(plan, Letters(), doors=house.doors, tls=ClientTls())
+    for words in (b"220 hub\r\n", b"250-hub\r\n250 STARTTLS\r\n"):
+        line.say(words)
+    line.end.write(b"220 go\r\n")
+    line.end.startTLS(server_tls.creator)
+    line.wire.runs()
+    line.say(b"250 hub\r\n")
+    assert line.say(b"250 your turn\r\n")[-1].startswith(b"220 mit.example ")
+    house.clock.advance(PATIENCE - 1)
+    assert line.codes(b"EHLO hub\r\n")[-1] == 250 and not line.closed
 
 
 def test_a_client_that_shakes_hands_octet_by_octet_is_let_go(server_tls: Any, client_creator: Any) -> None:
