@@ -16,9 +16,13 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from typing import Final
+from hashlib import blake2b
+from typing import Any, Final
 
 import msgspec
+from msgspec.inspect import type_info
+
+from mailnode import __version__
 
 _LENGTH: Final = 4  # octets, most significant first
 _CLOSING: Final = 10.0  # seconds that the process has to end
@@ -120,6 +124,13 @@ class Node:
             _send(self._socket, text)
         except ConnectionError:
             raise EOFError from None
+
+
+def greeting(*kinds: Any, also: str = "") -> bytes:
+    """What the child says first, and who started it expects: a digest of the version, of the layout of
+    `kinds`, which one tells the other, and of `also`. Another version may have been installed meanwhile."""
+    said = repr([__version__, also, *map(type_info, kinds)])
+    return blake2b(said.encode(), digest_size=16).hexdigest().encode()
 
 
 def encoder() -> msgspec.msgpack.Encoder:

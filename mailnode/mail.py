@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -115,6 +115,8 @@ class Reply(Struct, frozen=True, gc=False, array_like=True):
 
     def encode(self, enhanced: bool = False) -> bytes:
         """The octets of this reply; only printable ASCII leaves us, whatever the text holds."""
+        if isinstance(self.text, str) and self.code != 334:  # a challenge is said once
+            return _encode_again(self, enhanced)
         return _encode(self, enhanced)
 
     def __str__(self) -> str:
@@ -122,13 +124,15 @@ class Reply(Struct, frozen=True, gc=False, array_like=True):
         return f"{self.code} {prefix}{' / '.join(self.lines)}"
 
 
-@lru_cache(maxsize=128)  # nearly all that is said is said again and again
 def _encode(reply: Reply, enhanced: bool) -> bytes:
     prefix = f"{reply.status} " if enhanced and reply.status else ""
     lines = reply.lines or ("",)
     rows = [f"{reply.code}-{prefix}{line}" for line in lines[:-1]]
     rows.append(f"{reply.code} {prefix}{lines[-1]}")
     return b"".join(_printable(row) + b"\r\n" for row in rows)
+
+
+_encode_again = lru_cache(maxsize=128)(_encode)  # nearly all that is said is said again and again
 
 
 def _printable(row: str) -> bytes:
@@ -399,6 +403,9 @@ class Password(Struct, frozen=True, gc=False, array_like=True):
 
     def __repr__(self) -> str:
         return f"Password(name={self.name!r})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("name", self.name)]
 
 
 class CramDigest(Struct, frozen=True, gc=False, array_like=True):

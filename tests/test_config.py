@@ -366,6 +366,8 @@ allow = ["address"]
         ("[[listen]]\nendpoint='tcp:1'\nrole='submission'", "listen[0].role", "users.passwords"),
         ("[[listen]]\nendpoint='tcp:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
         ("[[listen]]\nendpoint='tcp:port=25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
+        ("[[listen]]\nendpoint='haproxy:ssl:465'", "listen[0].endpoint", "there is the key tls"),
+        ("[[listen]]\nendpoint='haproxy:haproxy:tcp:25'", "listen[0].endpoint", "stands before one of tcp:"),
         ("[[listen]]\nendpoint='haproxy:tcp:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
         ("[[listen]]\nendpoint='tcp6:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),
         ("[[listen]]\nendpoint='tcp:interface=127.0.0.1:25'\nrole='lmtp'", "listen[0].endpoint", "RFC 2033"),

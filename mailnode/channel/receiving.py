@@ -157,7 +157,7 @@ class ReceiverRole:
 
     def timed_out(self) -> None:
         if self._open or self._disk_waits:  # we are the ones who take long
-            self._channel.expect(self._doors.patience)
+            self._channel.expect(self._patience)
         elif self._over:  # the client does not read our last reply
             self._channel.abort()
         elif self._in_handshake:  # so nothing can be said
@@ -249,7 +249,7 @@ class ReceiverRole:
         if self._over:
             return
         tell(reply)
-        self._channel.expect(self._doors.patience)
+        self._channel.expect(self._patience)
         self._run()
         if not self._open or self._machine.pending <= CHUNK:
             self._channel.resume("answer")
@@ -324,7 +324,7 @@ class ReceiverRole:
             since, start = self._data_since
             self._data_since = (since + self._channel.now - self._disk_behind, start)
         if not self._over:
-            self._channel.expect(self._doors.patience)
+            self._channel.expect(self._patience)
         self._channel.resume("spool")
 
     def _discarded(self, _event: events.Discarded) -> None:

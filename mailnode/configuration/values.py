@@ -20,6 +20,7 @@ from mailnode.welcome import Welcome, read_welcome
 
 TEN_YEARS: Final = 10 * 365 * 86400  # seconds; past it a duration is a slip of the pen
 TLS_POLICIES: Final = ("none", "opportunistic", "required", "verified")
+BEHIND_PROXIES: Final = ("tcp", "tcp6", "unix", "systemd")  # in which the PROXY header comes first
 MEMBERS: Final = 1000  # addresses of one alias or list
 
 
@@ -297,6 +298,10 @@ def read_fingerprint(value: object) -> Fingerprint:
 
 def read_server_endpoint(value: object) -> ServerEndpoint:
     text = _text(value)
+    kind, _, behind = text.partition(":")
+    if kind == "haproxy" and behind.partition(":")[0] not in BEHIND_PROXIES:
+        words = ", ".join(f"{one}:" for one in BEHIND_PROXIES)
+        raise ValueError(f"haproxy: stands before one of {words} (for TLS there is the key tls)")
     _server_endpoint(text)
     return ServerEndpoint(text)
 

@@ -111,7 +111,7 @@ class Maildir:
             self._writer: MaildirWriter | MaildirProcess = MaildirWriter(disk or Disk(), clock, privileged)
             self._batch = BatchNow(self._write)
         else:
-            self._writer = self._process = MaildirProcess(privileged)
+            self._writer = self._process = MaildirProcess(privileged, self._log.warn)
             self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH, GATHER)
 
     def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:

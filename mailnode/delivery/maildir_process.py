@@ -13,30 +13,34 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
 import msgspec
 from msgspec.structs import replace
 
-from mailnode.child import Child, Node, encoder
+from mailnode.child import Child, Node, encoder, greeting
 from mailnode.delivery.maildir import Disk, Job, MaildirWriter
 
 _PRIVILEGED: Final = "privileged"
 _JOB: Final = msgspec.msgpack.Decoder(Job)
+_GREETING: Final = greeting(Job)
 
 
 class MaildirProcess:
     """What `MaildirWriter` does, done by a child. For one thread, and it blocks that thread.
 
     The child starts with the first batch. If it is killed the next one takes over its work: a delivery
-    that may have been done is looked for in the mailbox before it is repeated.
+    that may have been done is looked for in the mailbox before it is repeated. Where another version was
+    installed meanwhile a child would be of that: then this thread writes itself, until the node is restarted.
     """
 
-    def __init__(self, privileged: bool) -> None:
+    def __init__(self, privileged: bool, warn: Callable[[str], None]) -> None:
         self._privileged = privileged
+        self._warn = warn
         self._child: Child | None = None
+        self._own: MaildirWriter | None = None  # without a child
         self._encoder = encoder()
         self._decoder = msgspec.msgpack.Decoder(list[int])
 
@@ -71,8 +75,17 @@ class MaildirProcess:
             child.kill() if kill else child.close()
 
     def _ask(self, jobs: Sequence[Job]) -> list[OSError | None]:
+        if self._own is not None:
+            return self._own.write(jobs)
         if self._child is None:
             self._child = Child(__name__, _PRIVILEGED if self._privileged else "own")
+            if self._child.hear() != _GREETING:
+                self._warn(
+                    "another version was installed: the node itself writes mailboxes until it is restarted"
+                )
+                self.close(kill=True)
+                self._own = MaildirWriter(Disk(), time.time, self._privileged)
+                return self._own.write(jobs)
         answer = self._child.ask(self._encoder.encode([self._told(job) for job in jobs]))
         numbers = self._decoder.decode(answer)
         if len(numbers) != len(jobs):
@@ -92,6 +105,7 @@ def main(node: Node, right: str) -> None:
     writer = MaildirWriter(Disk(), time.time, right == _PRIVILEGED)
     texts = msgspec.msgpack.Decoder(list[bytes])
     with suppress(EOFError):
+        node.say(_GREETING)  # everything is imported
         while True:
             node.say(msgspec.msgpack.encode(work(writer, texts.decode(node.hear()))))
 

@@ -22,12 +22,12 @@ from typing import Any, Final, NamedTuple, cast
 import msgspec
 from twisted.logger import Logger
 
-from mailnode import __version__
-from mailnode.child import Child, Node, encoder
+from mailnode.child import Child, Node, encoder, greeting
 from mailnode.mail import Entry
 from mailnode.spool import schema
 from mailnode.spool.errors import DiskError, DoubtError
 from mailnode.spool.ledger import Acceptance, Ledger, Repeated
+from mailnode.spool.rows import MESSAGE_COLUMNS, RECIPIENT_COLUMNS
 from mailnode.spool.transactions import Change, Look, Operation, Settle, Transactions
 
 CROWD: Final = 8  # operations in one run that make a child worth its while
@@ -63,7 +63,7 @@ class Done(NamedTuple):
 
 _TOLD: Final = msgspec.msgpack.Decoder(Told)
 _DONE: Final = msgspec.msgpack.Decoder(Done)
-_GREETING: Final = __version__.encode()
+_GREETING: Final = greeting(Told, Done, also=f"{schema.MIGRATIONS} {MESSAGE_COLUMNS} {RECIPIENT_COLUMNS}")
 
 
 class Writer:

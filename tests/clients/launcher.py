@@ -14,10 +14,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from typing import Any, NoReturn
+from typing import Any
 
 SPACE = 1 << 20  # octets of a request, with a whole environment in it
 
@@ -81,8 +82,12 @@ class Launcher:
 
     def _ask(self, request: dict[str, Any], descriptors: Sequence[int] = ()) -> Any:
         with self._lock:
-            socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
-            answer = self._socket.recv(SPACE)
+            try:
+                socket.send_fds(self._socket, [json.dumps(request).encode()], descriptors)
+                answer = self._socket.recv(SPACE)
+            except BaseException:  # an answer that comes later would be taken for that to the next question
+                self._socket.close()
+                raise
         assert answer, "the launcher of nodes has died"
         return json.loads(answer)
 
@@ -105,55 +110,57 @@ def launcher() -> Launcher:
 # ----------------------------------------------------------------- in the launcher
 
 
-def serve(channel: socket.socket) -> None:
-    """Forks a node for every request, and says how those that have ended did."""
-    ended: dict[int, int] = {}
-    while True:
-        text, descriptors, _, _ = socket.recv_fds(channel, SPACE, 1)
-        if not text:
-            return
-        request = json.loads(text)
-        answer: int | None
-        if "poll" in request:
-            pid = request["poll"]
-            if pid not in ended and (status := os.waitpid(pid, os.WNOHANG))[0]:
-                ended[pid] = os.waitstatus_to_exitcode(status[1])
-            answer = ended.get(pid)
+def serve(channel: socket.socket) -> tuple[int, dict[str, Any]] | None:
+    """Forks a node for every request, and says how those that have ended did. In a fork it returns the log
+    and the request; in the launcher, when the tests have gone, None, and no node is left."""
+    alive: set[int] = set()
+    while request := _next(channel):
+        text, descriptors = request
+        words = json.loads(text)
+        answer: int | None = None
+        if "poll" in words:
+            pid, status = os.waitpid(words["poll"], os.WNOHANG)
+            if pid:
+                alive.remove(pid)
+                answer = os.waitstatus_to_exitcode(status)
         else:
             (log,) = descriptors
             answer = os.fork()
             if not answer:
                 channel.close()
-                become(log, **request)
+                return log, words
+            alive.add(answer)
             os.close(log)
         channel.send(json.dumps(answer).encode())
+    for pid in alive:
+        os.kill(pid, signal.SIGKILL)
+    return None
 
 
-def become(log: int, arguments: list[str], folder: str, environment: dict[str, str]) -> NoReturn:
-    """This process is twistd from now on."""
-    status = 1
-    try:
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for new, old in ((nothing, 0), (log, 1), (log, 2)):
-            os.dup2(new, old)
-        os.close(nothing)
-        os.close(log)
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv = ["twistd", *arguments]
-        run()
-        status = 0
-    except SystemExit as end:
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+def _next(channel: socket.socket) -> tuple[bytes, list[int]] | None:
+    with suppress(ConnectionError):
+        text, descriptors, _, _ = socket.recv_fds(channel, SPACE, 1)
+        if text:
+            return text, descriptors
+    return None
+
+
+def become(log: int, arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+    """This process is as one that was started so."""
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for new, old in ((nothing, 0), (log, 1), (log, 2)):
+        os.dup2(new, old)
+    os.close(nothing)
+    os.close(log)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path.insert(0, "")  # as with `python -c`
+    sys.argv = ["twistd", *arguments]
 
 
 if __name__ == "__main__":
-    sys.path[0] = ""  # a node's own folder, as with `python -c`
+    del sys.path[0]  # the folder of this file
     import gc
 
     from twisted.scripts.twistd import run
@@ -165,6 +172,9 @@ if __name__ == "__main__":
     import mailnode.tap_sender  # noqa: F401
 
     assert "twisted.internet.reactor" not in sys.modules, "a reactor cannot be shared"
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     gc.freeze()
-    with socket.socket(fileno=int(sys.argv[1])) as channel:
-        serve(channel)
+    node = serve(socket.socket(fileno=int(sys.argv[1])))
+    if node is not None:
+        become(node[0], **node[1])
+        run()

@@ -14,6 +14,8 @@ from pathlib import Path as File
 import pytest
 from msgspec.structs import replace
 
+from mailnode.child import greeting
+from mailnode.delivery import maildir_process
 from mailnode.delivery.mailbox import DELIVERED, IN_A_LOOP, outcome
 from mailnode.delivery.maildir import Folder, Job
 from mailnode.delivery.maildir_process import MaildirProcess
@@ -44,8 +46,13 @@ def gone(pid: int, seconds: float = 5.0) -> bool:
 
 
 @pytest.fixture
-def process() -> Iterator[MaildirProcess]:
-    writer = MaildirProcess(privileged=False)
+def warnings() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def process(warnings: list[str]) -> Iterator[MaildirProcess]:
+    writer = MaildirProcess(privileged=False, warn=warnings.append)
     yield writer
     writer.close(kill=True)
 
@@ -102,6 +109,26 @@ def test_a_killed_one_is_replaced_and_nothing_is_delivered_twice(
     assert names(tmp_path) == ["b"] and names(tmp_path, part="cur") == ["a:2,S"]
 
 
+def test_one_of_another_version_is_told_nothing_and_the_mail_is_stored_all_the_same(
+    tmp_path: File, process: MaildirProcess, warnings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert process.write([job(tmp_path, "a")]) == [None]
+    os.rename(tmp_path / "jones/new/a", tmp_path / "jones/cur/a:2,S")
+    os.kill(process.pid, signal.SIGKILL)
+    monkeypatch.setattr(maildir_process, "_GREETING", greeting(Job, also="what was installed before"))
+    assert process.write([job(tmp_path, "a"), job(tmp_path, "b")]) == [None, None]
+    assert process.write([job(tmp_path, "c")]) == [None]
+    assert process.pid == 0 and len(warnings) == 1 and "another version" in warnings[0]
+    assert names(tmp_path) == ["b", "c"] and names(tmp_path, part="cur") == ["a:2,S"]
+
+
+def test_the_layout_of_what_is_told_is_part_of_the_greeting() -> None:
+    class Longer(Job, frozen=True, gc=False, array_like=True):
+        more: str = ""
+
+    assert len({greeting(Job), greeting(Longer), greeting(Job, also="x"), greeting(Folder)}) == 4
+
+
 def test_one_that_cannot_run_is_an_error_of_each_attempt(
     tmp_path: File, process: MaildirProcess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -142,7 +169,7 @@ import sys, time
 from mailnode.delivery.maildir_process import MaildirProcess
 from mailnode.delivery.maildir import Folder, Job
 from mailnode.mail import Body, Path
-writer = MaildirProcess(False)
+writer = MaildirProcess(False, print)
 writer.write([Job(Folder(sys.argv[1], ("jones",), False), "a", Body.of(b""), Path(""))])
 print(writer.pid, flush=True)
 time.sleep(60)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from twisted.internet.defer import Deferred
 
 from fuzz.house import House, Letters, Line
 from mailnode.channel.receiving import Listener
@@ -91,6 +92,33 @@ def test_a_client_that_starts_tls_and_goes_no_further_is_let_go(server_tls: Any)
     house = House(tls=server_tls)
     line = house.hear()
     assert line.codes(b"EHLO else.example\r\nSTARTTLS\r\n") == [250, 220]
+    waits_out(house, line)
+    assert house.factory._channels == {}
+
+
+def test_a_disk_that_is_slow_leaves_no_more_time_for_a_handshake(server_tls: Any) -> None:
+    house = House(tls=server_tls)
+    begin, late = house.intake.begin, Deferred[None]()
+
+    def slowly(*arguments: Any) -> Any:
+        custody = begin(*arguments)
+
+        class Slow:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(custody, name)
+
+            def write(self, piece: bytes) -> Deferred[None]:
+                custody.write(piece)
+                return late
+
+        return Slow()
+
+    house.intake.begin = slowly  # type: ignore[method-assign]
+    line = house.hear()
+    chunk = OPENING.replace(b"DATA\r\n", b"BDAT 5\r\nhello")
+    assert line.codes(chunk + b"RSET\r\nSTARTTLS\r\n") == [250, 250, 250, 250, 250, 220]
+    house.clock.advance(1)
+    late.callback(None)
     waits_out(house, line)
     assert house.factory._channels == {}
 
