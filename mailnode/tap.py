@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
-from typing import Any, NoReturn
+from types import MappingProxyType
+from typing import Any, Final, NoReturn
 
 from twisted.application.service import IService
+from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver
 from twisted.python import usage
 from twisted.python.components import Componentized
@@ -15,6 +20,9 @@ from twisted.python.components import Componentized
 from mailnode import config
 from mailnode.log import twistd_log
 from mailnode.service import Node, StartError
+
+ELSEWHERE: Final = ("logfile", "syslog", "logger")  # options with which the log is not standard output
+PIPE: Final = 98  # octets of the reason that whoever starts a daemon is shown by twistd
 
 
 class Options(usage.Options):
@@ -32,9 +40,11 @@ class Options(usage.Options):
 
 
 class TwistdNode(Node):
-    """A node that ends the process with one line when it cannot start, and brings its own log."""
+    """A node that ends the process with one line when it cannot start, brings its own log, and goes down at
+    once when it is told so a second time. `twistd` are the options of the program."""
 
     log: ILogObserver | None = None
+    twistd: Mapping[str, Any] = MappingProxyType({})
 
     def setServiceParent(self, parent: Any) -> None:  # twistd's application: it looks there for a log
         super().setServiceParent(parent)  # type: ignore[no-untyped-call]
@@ -45,20 +55,40 @@ class TwistdNode(Node):
         try:
             super().privilegedStartService()
         except StartError as error:
-            _fail(error)
+            self._end(error)
 
     def startService(self) -> None:
         try:
             super().startService()
         except StartError as error:
-            _fail(error)
+            self._end(error)
+
+    def stopService(self) -> Deferred[None]:
+        stopped = super().stopService()
+        for number in (signal.SIGINT, signal.SIGTERM):  # Twisted's own handler fails from now on
+            signal.signal(number, lambda *_: self.call_from_thread(self.hurry))
+        return stopped
+
+    def _end(self, error: StartError) -> NoReturn:
+        """Says why the node does not start wherever somebody may look; twistd tidies up only after errors
+        that it shows with a traceback."""
+        on_terminal = self.twistd.get("nodaemon") and not any(map(self.twistd.get, ELSEWHERE))
+        _say(error, not on_terminal)
+        with suppress(OSError):
+            if (pipe := self.twistd.get("statusPipe")) is not None:  # of the daemon, to whoever started it
+                os.write(pipe, b"1 " + str(error).encode("ascii", "replace")[:PIPE])
+                os.close(pipe)
+            if name := self.twistd.get("pidfile"):
+                os.unlink(name)
+        raise SystemExit(1)
 
 
-def _fail(error: StartError) -> NoReturn:
-    print(error, file=sys.stderr)
+def _say(error: StartError, is_logged_elsewhere: bool) -> None:
+    """On standard error, and where twistd has put a log in its place, there as well, if that is elsewhere."""
+    if sys.stderr is sys.__stderr__ or is_logged_elsewhere:
+        print(error, file=sys.stderr)
     if sys.__stderr__ is not None and sys.stderr is not sys.__stderr__:
-        print(error, file=sys.__stderr__)  # twistd has put its log in the place of the one above
-    raise SystemExit(1)
+        print(error, file=sys.__stderr__)
 
 
 def makeService(options: usage.Options, receive: bool = True, send: bool = True) -> IService:
@@ -82,6 +112,8 @@ def makeService(options: usage.Options, receive: bool = True, send: bool = True)
             become=(twistd.get("uid"), twistd.get("gid")),
         )
     except StartError as error:
-        _fail(error)
+        _say(error, False)
+        raise SystemExit(1) from None
+    node.twistd = twistd
     node.log = twistd_log(twistd, reactor)
     return node

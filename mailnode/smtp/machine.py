@@ -143,7 +143,8 @@ class Machine(ABC):
 
     @abstractmethod
     def _consume(self) -> bool:
-        """Takes what can be taken from the octets that wait; whether there was anything."""
+        """Takes what can be taken from the octets that wait, of which there are some; whether that was
+        anything."""
 
     @abstractmethod
     def _decided(self, reply: Reply) -> None:

@@ -162,8 +162,6 @@ class Transactions(Machine):
         transaction = self.transaction
         assert transaction is not None and transaction.reader is not None
         octets = self._inbound.take()
-        if not octets:
-            return False
         self.consumed += len(octets)
         reader = transaction.reader
         piece, rest = reader.feed(octets)
@@ -246,8 +244,6 @@ class Transactions(Machine):
         chunk = self._chunk
         assert chunk is not None
         octets = self._inbound.take(chunk.left)
-        if not octets:
-            return False
         self.consumed += len(octets)
         chunk.left -= len(octets)
         if chunk.refusal is None:
