@@ -16,7 +16,7 @@ from msgspec import structs
 
 from mailnode.configuration.aliases import SIZE as ALIASES_SIZE
 from mailnode.configuration.aliases import parse_aliases
-from mailnode.configuration.checks import check, not_yet
+from mailnode.configuration.checks import NEEDS_CERTIFICATE, check, not_yet
 from mailnode.configuration.decoding import ERRORS, Problems, decode_configuration
 from mailnode.configuration.dropins import FOLDERS, DropIn, files_in, format_drop_in, tables_of, with_drop_ins
 from mailnode.configuration.dropins import SIZE as DROP_IN_SIZE
@@ -108,19 +108,22 @@ def load(
     fqdn: Callable[[], str] = socket.getfqdn,
     certificates: bool = True,
     more: Sequence[DropIn] = (),
+    without_certificate: bool = False,
 ) -> Configuration:
     """The configuration of the file that `find` names, or the embedded default if there is none.
 
     `environment` and `cwd` are those of this process unless given. With `certificates` the files in [tls]
-    have to be readable; whoever was root once may have read them then. `more` as in `parse`. Raises
-    ConfigurationErrors.
+    have to be readable; whoever was root once may have read them then. `without_certificate`: none needs
+    to be named, for it is to be made. `more` as in `parse`. Raises ConfigurationErrors.
     """
     cwd = os.getcwd() if cwd is None else cwd
     file = find(path, os.environ if environment is None else environment, cwd)
     if file is None:
         return parse("", cwd, fqdn, more=more)
     text = _read(file, FILE_SIZE)
-    return parse(text, os.path.dirname(os.path.abspath(file)), fqdn, file, certificates, more)
+    return parse(
+        text, os.path.dirname(os.path.abspath(file)), fqdn, file, certificates, more, without_certificate
+    )
 
 
 def parse(
@@ -130,6 +133,7 @@ def parse(
     name: str = "configuration",
     certificates: bool = True,
     more: Sequence[DropIn] = (),
+    without_certificate: bool = False,
 ) -> Configuration:
     """The configuration that `text` is, completed and checked; paths in it start at `folder`.
 
@@ -150,6 +154,10 @@ def parse(
     for key, wrong in not_yet(raw):
         problems.setdefault(key, wrong)
     check(configuration, problems, _is_readable if certificates else lambda file: True)
+    if os.path.lexists(configuration.data) and not os.path.isdir(configuration.data):
+        problems.setdefault("data", f"{shown(configuration.data)} is not a folder")
+    if without_certificate:
+        problems = {key: what for key, what in problems.items() if not what.endswith(NEEDS_CERTIFICATE)}
     if problems:
         lines = [_short(placed(f"{key}: {wrong}")) for key, wrong in problems.items()]
         raise ConfigurationErrors(lines[:ERRORS])

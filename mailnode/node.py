@@ -329,7 +329,7 @@ class House:
         """Calls a host now; fires with how it went. ControlError if it cannot be called."""
 
         def ended(how: CallEnded) -> Answer:
-            counts = {"given": how.given, "received": how.received}
+            counts = {"given": how.given, "refused": how.refused, "received": how.received}
             said = {"code": how.reply.code, "reply": str(how.reply)}
             return {"turned": how.turned, "open": how.open, "started": how.started, **counts, **said}
 

@@ -171,7 +171,9 @@ class Node(Service):
             self.house.renew_tls(configuration)
         except TlsError as error:
             self._log.error("certificates not reread, those in use stay: {why}", why=str(error))
+        before = self._peers_domains()
         self.house.furnish(configuration)
+        self._warn_of_held(before - self._peers_domains())
         self._warn_of_certificate()
         self._log.info("configuration reread")
         return []
@@ -185,6 +187,27 @@ class Node(Service):
         if self.house.server_tls is not None:
             for doubt in self.house.server_tls.doubts(self._configuration.host):
                 self._log.warn("certificate {doubt}", doubt=doubt)
+
+    def _peers_domains(self) -> set[str]:
+        return {domain for peer in self._configuration.peer for domain in peer.domains}
+
+    def _warn_of_held(self, domains: set[str]) -> None:
+        """Mail that waited for a peer that is gone goes on waiting: an operator has to say where it goes."""
+
+        def counted(count: int) -> None:
+            if count:
+                names = ", ".join(sorted(domains))
+                self._log.warn(
+                    "{count} messages are held for {names}, and no peer is there to fetch them"
+                    " (mailnode queue release --domain DOMAIN lets them go where the routes lead)",
+                    count=count,
+                    names=names,
+                )
+
+        if domains:
+            self.house.spool.waiting(domains, ["held"]).addCallbacks(
+                counted, lambda failure: self._log.failure("the spool cannot be read", failure)
+            )
 
     def _keep_house(self) -> Deferred[int]:
         return self.house.peering.expire()

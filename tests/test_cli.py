@@ -145,6 +145,35 @@ def test_check_shows_every_error_with_its_key_and_ends_with_1(run: Run, house: F
     ]
 
 
+def test_check_warns_of_names_behind_which_there_is_nobody(run: Run, house: File) -> None:
+    text = HOUSE + '[aliases]\nnoone = "nosuch"\nboss = "jones"\n'
+    (house / "mailnode.toml").write_text(text)
+    result = run("check")
+    assert result.exit_code == 0 and ": ok\n" in result.output
+    doubts = [line for line in result.stderr.splitlines() if "nowhere" in line]
+    assert doubts == ["warning: aliases.noone: leads nowhere, mail for it gets 550"]
+
+
+def test_a_data_folder_that_is_a_file_is_an_error_of_the_configuration(run: Run, house: File) -> None:
+    (house / "data").write_text("no folder")
+    result = run("check")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("data: '") and result.stderr.endswith(" is not a folder\n")
+
+
+def test_a_certificate_is_made_for_listeners_that_ask_for_one(run: Run, house: File) -> None:
+    listen = '[[listen]]\nendpoint = "tcp:2525"\ntls = "starttls"\n'
+    (house / "mailnode.toml").write_text(HOUSE + listen)
+    result = run("check")
+    assert result.exit_code == 1 and "(mailnode certificate makes them)" in result.stderr
+    made = run("certificate")
+    assert made.exit_code == 0, made.output
+    (house / "mailnode.toml").write_text(HOUSE + listen + made.output.partition("again:\n")[2])
+    assert run("check").exit_code == 0
+    (house / "mailnode.toml").write_text(HOUSE + listen + "[retry]\nfrist = 1\n")
+    assert run("certificate").exit_code == os.EX_CONFIG
+
+
 def test_another_command_says_the_first_error_and_ends_with_ex_config(run: Run, house: File) -> None:
     (house / "mailnode.toml").write_text('[[listen]]\nendpoint = "tpc:1"\n[retry]\nfrist = 1\n')
     result = run("queue", "list")

@@ -40,7 +40,7 @@ def certificate(invocation: Invocation, names: tuple[str, ...], days: int) -> No
     `key.pem` beside the configuration; none that is there is overwritten.
     """
     try:
-        configuration = config.load(invocation.file, certificates=False)
+        configuration = config.load(invocation.file, certificates=False, without_certificate=True)
     except ConfigurationErrors as errors:
         raise CommandError(f"wrong configuration: {errors.lines[0]}", os.EX_CONFIG) from None
     names = names or (configuration.host,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 
 import click
 
@@ -11,7 +12,8 @@ from mailnode import config
 from mailnode.commands.invocation import Invocation, pass_invocation
 from mailnode.commands.output import count, listed
 from mailnode.config import Configuration, ConfigurationErrors
-from mailnode.parts import build_client_tls, build_server_tls
+from mailnode.mail import OURS, Mode, Path
+from mailnode.parts import build_client_tls, build_directory, build_routing, build_server_tls
 from mailnode.terminal_room import NO_LIBRARY, has_logind, logins_kind
 from mailnode.terminals.screen import visible
 
@@ -47,12 +49,24 @@ def check(invocation: Invocation) -> int:
         click.echo(visible(f"warning: tls.certificate: {doubt}"), err=True)
     if logins_kind(configuration) == "logind" and not has_logind():
         click.echo(f"warning: terminals.utmp: {NO_LIBRARY}", err=True)
+    for place, code in _nowhere(configuration):
+        click.echo(visible(f"warning: {place}: leads nowhere, mail for it gets {code}"), err=True)
     file = config.find(invocation.file, os.environ, os.getcwd())
     click.echo(f"{visible(file) if file else 'no configuration file, so the embedded default'}: ok")
     if invocation.verbose or sys.stdout.isatty():
         for line in _summary(configuration):
             click.echo(f"  {line}")
     return 0
+
+
+def _nowhere(configuration: Configuration) -> Iterator[tuple[str, int]]:
+    """The aliases and lists behind which there is nobody, and what a client is told."""
+    routing = build_routing(configuration, build_directory(configuration))
+    for section in ("aliases", "lists"):
+        for name in getattr(configuration, section):
+            reply = routing.route(Path(name), Mode.MAIL, OURS).reply
+            if not reply.ok:
+                yield f"{section}.{name}", reply.code
 
 
 def _summary(configuration: Configuration) -> list[str]:

@@ -76,15 +76,15 @@ def dial(invocation: Invocation, name: str, trace: bool) -> int:
 def summary(name: str, answer: dict[str, Any]) -> tuple[Text, int]:
     """The last line, and the exit status. `answer` is the node's to the request `dial`."""
     reply, code = str(answer.get("reply", "")), int(answer.get("code", 0))
-    given = count(int(answer.get("given", 0)), "recipient")
+    given = f"mail for {count(int(answer.get('given', 0)), 'recipient')} given"
+    if refused := int(answer.get("refused", 0)):
+        given += f", {refused} refused"
     received = count(int(answer.get("received", 0)), "message")
-    gave = f"mail for {given} given, {received} received, "
+    gave = f"{given}, {received} received, "
     if answer.get("open"):
         return safe(f"{name}: {gave}the line stays open: {reply}", "green"), os.EX_OK
     if answer.get("started"):
-        return safe(
-            f"{name}: mail for {given} given, the queue there was started: {reply}", "green"
-        ), os.EX_OK
+        return safe(f"{name}: {given}, the queue there was started: {reply}", "green"), os.EX_OK
     if answer.get("turned"):
         return safe(f"{name}: {gave}the line was turned: {reply}", "green"), os.EX_OK
     if code == NOTHING or "no messages" in reply.lower():

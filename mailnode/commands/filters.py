@@ -34,7 +34,7 @@ def filters(command: Command) -> Command:
         click.option(
             "--domain", default="", show_default=False, metavar="DOMAIN", help="The next host is DOMAIN."
         ),
-        click.option("--state", default="", show_default=False, type=click.Choice(["", *STATES]),
+        click.option("--state", default=None, type=click.Choice(STATES),
                      metavar="|".join(STATES), help="A recipient is in this state."),
         click.option("--older", default=0.0, show_default=False, type=age, metavar="AGE",
                      help="Arrived longer ago: 30m, 2h, 5d."),
@@ -45,6 +45,7 @@ def filters(command: Command) -> Command:
 
 
 def selection(
-    to: str, sender: str, domain: str, state: str, older: float, ids: tuple[str, ...] = ()
+    to: str, sender: str, domain: str, state: str | None, older: float, ids: tuple[str, ...] = ()
 ) -> Selection:
-    return Selection(tuple(id.lower() for id in ids), to, sender, domain.lower().rstrip("."), state, older)
+    chosen = tuple(id.lower() for id in ids)
+    return Selection(chosen, to, sender, domain.lower().rstrip("."), state or "", older)

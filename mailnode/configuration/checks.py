@@ -48,6 +48,9 @@ def _select(value: object, pattern: list[str], path: str) -> Iterator[tuple[str,
             yield from _select(item, pattern[1:], f"{path}[{index}]")
 
 
+NEEDS_CERTIFICATE: Final = "needs a certificate and a key in [tls] (mailnode certificate makes them)"
+
+
 def check(configuration: Configuration, known: Problems, is_file: Callable[[str], bool]) -> None:
     """Puts what is wrong into `known`, leaving alone the keys that it names already."""
     rules = (_listeners, _tls, _names, _alias_loops, _postmaster, _peers, _secrets, _dials, _routes, _times)
@@ -78,7 +81,7 @@ def _listeners(configuration: Configuration, known: Problems) -> Iterator[Findin
         if first != index and port != 0:  # each port 0 is another one
             yield f"{place}.endpoint", f"the same as listen[{first}].endpoint"
         if listen.tls in ("starttls", "implicit") and not certificate:
-            yield f"{place}.tls", f"{listen.tls} needs a certificate and a key in [tls]"
+            yield f"{place}.tls", f"{listen.tls} {NEEDS_CERTIFICATE}"
         if listen.role == "submission" and not passwords:
             yield f"{place}.role", "submission needs users.passwords, or nobody could log in"
         certified = any("certificate" in peer.allow for peer in configuration.peer)

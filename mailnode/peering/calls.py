@@ -72,6 +72,7 @@ class CallEnded:
     open: bool = False  # the line is open still
     started: bool = False  # the host has started its queue for us (ETRN)
     lasted: float = 0.0  # seconds that the line was open
+    refused: int = 0  # recipients that the host will not have
 
     @property
     def is_well(self) -> bool:

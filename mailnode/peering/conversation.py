@@ -199,7 +199,7 @@ class Conversation:
     def _result(self) -> CallEnded:
         last = self._how
         assert last is not None  # the sender's role ends before its connection is gone
-        given = self._letters.given if self._letters is not None else 0
+        given, refused = (self._letters.given, self._letters.failed) if self._letters is not None else (0, 0)
         turned, insecure = last.ending is Ending.TURNED, last.ending is Ending.INSECURE
         reply = last.reply
         if reply == CONNECTION_LOST and not self._heard:
@@ -208,4 +208,5 @@ class Conversation:
         if turned and last.wait and self._turned_at is not None:
             lasted = max(self._clock.seconds() - self._turned_at, 0.001)
         started = self.call.command == "ETRN" and last.ending is Ending.DONE and 250 <= reply.code <= 253
-        return CallEnded(turned, given, reply, self._counted.taken, insecure, started=started, lasted=lasted)
+        how = CallEnded(turned, given, reply, self._counted.taken, insecure, started=started, lasted=lasted)
+        return replace(how, refused=refused)

@@ -64,6 +64,7 @@ class HeldLetters:
         self._closed = False
         self._again: IDelayedCall | None = None
         self.given = 0  # recipients delivered
+        self.failed = 0  # refused for good
         self._log = Logger("mailnode.peering")
         if lines is not None:
             lines.join(self)
@@ -120,6 +121,7 @@ class HeldLetters:
         settled: dict[Recipient, Result] = {}
         for recipient, result in addressed.results(results).items():
             self.given += result.outcome is Outcome.DELIVERED
+            self.failed += result.outcome is Outcome.FAILED
             if result.outcome in (Outcome.LATER, Outcome.UNTRIED):
                 # It waits for the next call, not for a time; a SEND waits for nothing.
                 outcome = Outcome.FAILED if recipient.mode is Mode.SEND else Outcome.HELD

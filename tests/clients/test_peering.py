@@ -175,6 +175,17 @@ def test_a_line_goes_on_over_a_reread_that_does_not_concern_it(make_hub: Any, ma
     assert "the open line" not in leaf.text() and hub.text().count("turned the line") == 1
 
 
+def test_mail_that_waits_for_a_peer_that_is_taken_out_is_pointed_out(make_hub: Any) -> None:
+    hub = make_hub()
+    give(hub, "hubert@hub.example", "leo@leaf.example", text="waits")
+    hub.wait_until(lambda: hub.rows("SELECT state FROM recipient") == [("held",)], "it is held")
+    whole = hub.file.read_text()
+    hub.file.write_text(whole.replace('"leaf.example"', '"twig.example"'))
+    hub.process.send_signal(signal.SIGHUP)
+    hub.wait_for_log("1 messages are held for leaf.example, and no peer is there to fetch them")
+    assert hub.rows("SELECT state FROM recipient") == [("held",)]
+
+
 @pytest.mark.parametrize("how", ["its secret", "its peer"])
 def test_a_hub_that_shuts_a_peer_out_ends_its_line(make_hub: Any, make_leaf: Any, how: str) -> None:
     hub = make_hub()

@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from mailnode.access.rules import Access
 from mailnode.channel.receiving import Doors
+from mailnode.commands.dial import summary
 from mailnode.peering.calls import FIRST, Call
 from mailnode.peering.conversation import QUIET
 from mailnode.peering.dialing import GATHER, BusyError, Dialing
@@ -306,6 +307,22 @@ def test_nobody_there_and_a_bad_endpoint_are_clear_answers(desk: Desk) -> None:
     desk.connections[0].refuse()
     assert "Cannot connect" in str(told[0].reply)
     assert "Unknown endpoint type" in str(desk.dial("bad")[0].reply)
+
+
+def test_mail_that_the_host_refuses_is_counted_and_said(desk: Desk) -> None:
+    desk.use(replace(HUB, outbound=True))
+    desk.house.give("x@hold.edu")
+    told = desk.dial()
+    connection = desk.connections[0].up("220 hub\r\n", "250 hub\r\n")
+    for reply in ("250 ok\r\n", "550 no such user\r\n", "250 ok\r\n", "250 ok\r\n"):
+        connection.say(reply)
+    connection.say("HELO hub\r\n")
+    connection.say("QUIT\r\n")
+    how = told[0]
+    assert (how.turned, how.given, how.refused) == (True, 0, 1)
+    answer = {"turned": True, "given": 0, "refused": 1, "received": 2, "reply": "250 ok", "code": 250}
+    said = "hub: mail for 0 recipients given, 1 refused, 2 messages received, the line was turned: 250 ok"
+    assert summary("hub", answer)[0].plain == said
 
 
 def test_our_mail_is_given_first_and_messages_that_come_are_counted(desk: Desk) -> None:
