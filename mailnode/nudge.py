@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint, connectProtocol
+from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -47,13 +47,20 @@ class Nudge:
             return True
 
         endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=2)
-        connected: Deferred[Protocol] = connectProtocol(endpoint, Protocol())
+        connected: Deferred[Protocol] = endpoint.connect(_Silent())
         return connected.addCallbacks(there, lambda _: False)
 
     def _say(self) -> None:
         self._soon = None
         endpoint = UNIXClientEndpoint(self._reactor, self._path, timeout=2)
-        connectProtocol(endpoint, Protocol()).addCallbacks(_wake, _nobody)
+        endpoint.connect(_Silent()).addCallbacks(_wake, _nobody)
+
+
+class _Silent(Factory):
+    """Connections that say something and close; none is worth a line in the log."""
+
+    noisy = False
+    protocol = Protocol
 
 
 def _wake(protocol: Protocol) -> None:

@@ -24,6 +24,7 @@ from mailnode.control_client import RECEIVER_SOCKET, SOCKET
 from mailnode.descriptors import raise_limit
 from mailnode.node import House, TlsError
 from mailnode.privileges import doubts, give_folder
+from mailnode.terminal_room import remove_stale
 from mailnode.trace import TraceLines
 
 LOOK_EVERY: Final = 30.0  # seconds between looks after held mail; few messages, found by an index
@@ -143,8 +144,10 @@ class Node(Service):
             "start": self._start_queues,
             "became": self._became,
         }
-        if os.path.lexists(path):
-            os.unlink(path)  # of a process that was killed: we hold the lock of this spool
+        try:
+            remove_stale(path)
+        except OSError as error:
+            raise StartError(f"data: cannot listen on {path}: {error.strerror or error}") from None
         before = os.umask(0o177)
         try:
             self._control = self._reactor.listenUNIX(path, ControlFactory(actions), mode=0o600)

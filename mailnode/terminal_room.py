@@ -109,7 +109,7 @@ class TerminalRoom:
             self._logind.start()
         if self._attached is None:
             return
-        _remove_stale(self._socket)
+        remove_stale(self._socket)
         try:
             # Anybody on this host may connect, if the folder lets them in: who it is the system says.
             self._port = self._reactor.listenUNIX(
@@ -132,7 +132,7 @@ class TerminalRoom:
             self._attached.close()
 
 
-def _remove_stale(path: str) -> None:
+def remove_stale(path: str) -> None:
     """Removes the socket of a process that was killed; OSError if it is another's or no socket at all."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):

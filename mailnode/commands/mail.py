@@ -228,9 +228,10 @@ def _open(where: Where, own_node: bool) -> socket.socket:
     except (ConnectionRefusedError, FileNotFoundError) as error:
         if own_node:
             raise CommandError(NO_NODE, os.EX_UNAVAILABLE) from None
-        raise CommandError(f"cannot connect to {where}: {words_of(error)}", os.EX_UNAVAILABLE) from None
+        raise CommandError(f"cannot connect to {where}: {words_of(error)}", os.EX_TEMPFAIL) from None
     except OSError as error:
-        raise CommandError(f"cannot connect to {where}: {words_of(error)}", os.EX_UNAVAILABLE) from None
+        status = os.EX_UNAVAILABLE if isinstance(error, socket.gaierror) else os.EX_TEMPFAIL
+        raise CommandError(f"cannot connect to {where}: {words_of(error)}", status) from None
 
 
 def _show(paths: Sequence[Path], verdicts: Sequence[Verdict]) -> None:

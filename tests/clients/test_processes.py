@@ -116,6 +116,17 @@ def test_a_second_one_that_would_work_the_spool_off_ends_with_one_clear_line(
 # ----------------------------------------------------------------- SIGTERM
 
 
+def test_a_second_receiver_on_a_folder_ends_with_one_clear_line_and_harms_nobody(make_node: Any) -> None:
+    first = make_node(NODE, plugin="mailnode-receiver").start()
+    text = first.file.read_text() + f'[terminals]\nsocket = "{first.folder}/other.sock"\n'
+    second = make_node(text, "second", plugin="mailnode-receiver")
+    with pytest.raises(AssertionError):
+        second.start()
+    lines = [line for line in second.text().splitlines() if line.startswith("data: ")]
+    assert lines == [f"data: cannot listen on {first.data}/receiver.sock: another node listens there"]
+    assert first.status()["pid"] == first.process.pid and "OneShotFactory" not in first.text()
+
+
 def test_sigterm_tells_idle_clients_and_ends_at_once(make_node: Any) -> None:
     node = make_node(NODE.replace("drain = 5", "drain = 2")).start()
     idle = [node.talk() for _ in range(3)]
