@@ -10,13 +10,14 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from typing import Final
 
 from msgspec import structs
 
 from mailnode.configuration.aliases import SIZE as ALIASES_SIZE
 from mailnode.configuration.aliases import parse_aliases
-from mailnode.configuration.checks import NEEDS_CERTIFICATE, check, not_yet
+from mailnode.configuration.checks import check, not_yet
 from mailnode.configuration.decoding import ERRORS, Problems, decode_configuration
 from mailnode.configuration.dropins import FOLDERS, DropIn, files_in, format_drop_in, tables_of, with_drop_ins
 from mailnode.configuration.dropins import SIZE as DROP_IN_SIZE
@@ -86,6 +87,14 @@ class ConfigurationErrors(Exception):  # noqa: N818 - it is many errors
         self.lines = tuple(lines)
 
 
+class Certificates(Enum):
+    """What is asked of the files in [tls]."""
+
+    READABLE = "they can be read"
+    NAMED = "they are named: whoever was root once may have read them then"
+    TO_COME = "nothing: a certificate is to be made"
+
+
 def find(path: str | None, environment: Mapping[str, str], cwd: str) -> str | None:
     """The file to read: `path`, $MAILNODE_CONFIG, or the first that exists; None for the default.
 
@@ -106,24 +115,20 @@ def load(
     environment: Mapping[str, str] | None = None,
     cwd: str | None = None,
     fqdn: Callable[[], str] = socket.getfqdn,
-    certificates: bool = True,
+    certificates: Certificates = Certificates.READABLE,
     more: Sequence[DropIn] = (),
-    without_certificate: bool = False,
 ) -> Configuration:
     """The configuration of the file that `find` names, or the embedded default if there is none.
 
-    `environment` and `cwd` are those of this process unless given. With `certificates` the files in [tls]
-    have to be readable; whoever was root once may have read them then. `without_certificate`: none needs
-    to be named, for it is to be made. `more` as in `parse`. Raises ConfigurationErrors.
+    `environment` and `cwd` are those of this process unless given. `more` as in `parse`. Raises
+    ConfigurationErrors.
     """
     cwd = os.getcwd() if cwd is None else cwd
     file = find(path, os.environ if environment is None else environment, cwd)
     if file is None:
         return parse("", cwd, fqdn, more=more)
     text = _read(file, FILE_SIZE)
-    return parse(
-        text, os.path.dirname(os.path.abspath(file)), fqdn, file, certificates, more, without_certificate
-    )
+    return parse(text, os.path.dirname(os.path.abspath(file)), fqdn, file, certificates, more)
 
 
 def parse(
@@ -131,9 +136,8 @@ def parse(
     folder: str,
     fqdn: Callable[[], str] = socket.getfqdn,
     name: str = "configuration",
-    certificates: bool = True,
+    certificates: Certificates = Certificates.READABLE,
     more: Sequence[DropIn] = (),
-    without_certificate: bool = False,
 ) -> Configuration:
     """The configuration that `text` is, completed and checked; paths in it start at `folder`.
 
@@ -153,11 +157,10 @@ def parse(
     configuration = _complete(decode_configuration(raw, problems), folder, fqdn)
     for key, wrong in not_yet(raw):
         problems.setdefault(key, wrong)
-    check(configuration, problems, _is_readable if certificates else lambda file: True)
+    is_file = _is_readable if certificates is Certificates.READABLE else lambda file: True
+    check(configuration, problems, is_file, certificates is Certificates.TO_COME)
     if os.path.lexists(configuration.data) and not os.path.isdir(configuration.data):
         problems.setdefault("data", f"{shown(configuration.data)} is not a folder")
-    if without_certificate:
-        problems = {key: what for key, what in problems.items() if not what.endswith(NEEDS_CERTIFICATE)}
     if problems:
         lines = [_short(placed(f"{key}: {wrong}")) for key, wrong in problems.items()]
         raise ConfigurationErrors(lines[:ERRORS])

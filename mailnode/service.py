@@ -109,8 +109,8 @@ class Node(Service):
             raise StartError(f"data: {self._configuration.data}: another node works this spool off")
         super().startService()  # type: ignore[no-untyped-call]
         sys.setswitchinterval(SWITCH_INTERVAL)
-        self._listen_for_control()
         self._open_terminals()
+        self._listen_for_control()
         if self._send:
             self.house.start().addErrback(self._cannot_go_on)
             self._housekeeping.start(LOOK_EVERY)
@@ -279,14 +279,14 @@ class Node(Service):
         return done.addCallback(lambda _: self.house.close()).addCallback(self._closed)
 
     def hurry(self) -> None:
-        """Drains no longer: cuts what is left. What is in the spool is safe."""
-        if self._cut is not None:
-            self._log.info("told again: going down at once")
-            self._cut()
+        """Drains no longer: cuts what is left. What is in the spool is safe. A signal handler may call it."""
+        self._reactor.callFromThread(self._hurry)
 
-    def call_from_thread(self, call: Callable[[], None]) -> None:
-        """Calls in the reactor's next turn, from anywhere."""
-        self._reactor.callFromThread(call)
+    def _hurry(self) -> None:
+        cut, self._cut = self._cut, None
+        if cut is not None:
+            self._log.info("told again: going down at once")
+            cut()
 
     def _closed(self, _: object) -> None:
         self.house.terminal_room.close()

@@ -66,7 +66,7 @@ class TwistdNode(Node):
     def stopService(self) -> Deferred[None]:
         stopped = super().stopService()
         for number in (signal.SIGINT, signal.SIGTERM):  # Twisted's own handler fails from now on
-            signal.signal(number, lambda *_: self.call_from_thread(self.hurry))
+            signal.signal(number, lambda *_: self.hurry())
         return stopped
 
     def _end(self, error: StartError) -> NoReturn:
@@ -74,11 +74,11 @@ class TwistdNode(Node):
         that it shows with a traceback."""
         on_terminal = self.twistd.get("nodaemon") and not any(map(self.twistd.get, ELSEWHERE))
         _say(error, not on_terminal)
-        with suppress(OSError):
-            if (pipe := self.twistd.get("statusPipe")) is not None:  # of the daemon, to whoever started it
+        if (pipe := self.twistd.get("statusPipe")) is not None:  # of the daemon, to whoever started it
+            with suppress(OSError):
                 os.write(pipe, b"1 " + str(error).encode("ascii", "replace")[:PIPE])
-                os.close(pipe)
-            if name := self.twistd.get("pidfile"):
+        if name := self.twistd.get("pidfile"):
+            with suppress(OSError):
                 os.unlink(name)
         raise SystemExit(1)
 
@@ -108,7 +108,7 @@ def makeService(options: usage.Options, receive: bool = True, send: bool = True)
             reactor,
             receive=receive,
             send=send,
-            reload=partial(load, certificates=False),
+            reload=partial(load, certificates=config.Certificates.NAMED),
             become=(twistd.get("uid"), twistd.get("gid")),
         )
     except StartError as error:

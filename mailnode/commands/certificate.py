@@ -11,7 +11,7 @@ import click
 from mailnode import config
 from mailnode.commands.invocation import CommandError, Invocation, pass_invocation, status_of, words_of
 from mailnode.commands.output import Screen, safe
-from mailnode.config import Configuration, ConfigurationErrors
+from mailnode.config import Certificates, Configuration, ConfigurationErrors
 from mailnode.pairing.certificate import self_signed, write_new
 from mailnode.pairing.token import is_host
 
@@ -40,7 +40,7 @@ def certificate(invocation: Invocation, names: tuple[str, ...], days: int) -> No
     `key.pem` beside the configuration; none that is there is overwritten.
     """
     try:
-        configuration = config.load(invocation.file, certificates=False, without_certificate=True)
+        configuration = config.load(invocation.file, certificates=Certificates.TO_COME)
     except ConfigurationErrors as errors:
         raise CommandError(f"wrong configuration: {errors.lines[0]}", os.EX_CONFIG) from None
     names = names or (configuration.host,)

@@ -48,13 +48,13 @@ def _select(value: object, pattern: list[str], path: str) -> Iterator[tuple[str,
             yield from _select(item, pattern[1:], f"{path}[{index}]")
 
 
-NEEDS_CERTIFICATE: Final = "needs a certificate and a key in [tls] (mailnode certificate makes them)"
-
-
-def check(configuration: Configuration, known: Problems, is_file: Callable[[str], bool]) -> None:
-    """Puts what is wrong into `known`, leaving alone the keys that it names already."""
+def check(
+    configuration: Configuration, known: Problems, is_file: Callable[[str], bool], to_come: bool = False
+) -> None:
+    """Puts what is wrong into `known`, leaving alone the keys that it names already. `to_come`: a certificate
+    is to be made, so none needs to be there."""
     rules = (_listeners, _tls, _names, _alias_loops, _postmaster, _peers, _secrets, _dials, _routes, _times)
-    for rule in rules:
+    for rule in rules if to_come else (_lacking, *rules):
         for path, text in list(rule(configuration, known)):
             known.setdefault(path, text)
     for path, text in _files(configuration, is_file):
@@ -70,9 +70,17 @@ def _spoiled(known: Problems, *places: str) -> bool:
     )
 
 
+def _lacking(configuration: Configuration, known: Problems) -> Iterator[Finding]:
+    if _has_certificate(configuration) or _spoiled(known, "tls"):
+        return
+    for index, listen in enumerate(configuration.listen):
+        if listen.tls in ("starttls", "implicit"):
+            needed = "needs a certificate and a key in [tls] (mailnode certificate makes them)"
+            yield f"listen[{index}].tls", f"{listen.tls} {needed}"
+
+
 def _listeners(configuration: Configuration, known: Problems) -> Iterator[Finding]:
     seen: dict[str, int] = {}
-    certificate = _has_certificate(configuration) or _spoiled(known, "tls")
     passwords = configuration.users.passwords is not None or _spoiled(known, "users.passwords")
     for index, listen in enumerate(configuration.listen):
         place = f"listen[{index}]"
@@ -80,8 +88,6 @@ def _listeners(configuration: Configuration, known: Problems) -> Iterator[Findin
         first = seen.setdefault(listen.endpoint, index)
         if first != index and port != 0:  # each port 0 is another one
             yield f"{place}.endpoint", f"the same as listen[{first}].endpoint"
-        if listen.tls in ("starttls", "implicit") and not certificate:
-            yield f"{place}.tls", f"{listen.tls} {NEEDS_CERTIFICATE}"
         if listen.role == "submission" and not passwords:
             yield f"{place}.role", "submission needs users.passwords, or nobody could log in"
         certified = any("certificate" in peer.allow for peer in configuration.peer)

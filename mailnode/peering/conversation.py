@@ -208,5 +208,7 @@ class Conversation:
         if turned and last.wait and self._turned_at is not None:
             lasted = max(self._clock.seconds() - self._turned_at, 0.001)
         started = self.call.command == "ETRN" and last.ending is Ending.DONE and 250 <= reply.code <= 253
-        how = CallEnded(turned, given, reply, self._counted.taken, insecure, started=started, lasted=lasted)
-        return replace(how, refused=refused)
+        received = self._counted.taken
+        return CallEnded(
+            turned, given, reply, received, insecure, started=started, lasted=lasted, refused=refused
+        )

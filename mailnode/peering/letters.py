@@ -121,12 +121,12 @@ class HeldLetters:
         settled: dict[Recipient, Result] = {}
         for recipient, result in addressed.results(results).items():
             self.given += result.outcome is Outcome.DELIVERED
-            self.failed += result.outcome is Outcome.FAILED
             if result.outcome in (Outcome.LATER, Outcome.UNTRIED):
                 # It waits for the next call, not for a time; a SEND waits for nothing.
                 outcome = Outcome.FAILED if recipient.mode is Mode.SEND else Outcome.HELD
                 result = replace(result, outcome=outcome)
                 self._refused.add(entry.id)
+            self.failed += result.outcome is Outcome.FAILED
             settled[recipient] = replace(result, host=host or result.host)
         self._settlements.settle(entry, settled)
         if letter.recipients[-1] in results:  # they are settled in their order: that was all of it
