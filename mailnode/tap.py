@@ -66,7 +66,8 @@ class TwistdNode(Node):
     def stopService(self) -> Deferred[None]:
         stopped = super().stopService()
         for number in (signal.SIGINT, signal.SIGTERM):  # Twisted's own handler fails from now on
-            signal.signal(number, lambda *_: self.hurry())
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda *_: self.hurry())
         return stopped
 
     def _end(self, error: StartError) -> NoReturn:
