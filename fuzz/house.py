@@ -40,8 +40,8 @@ LINE_DOWN = Result.later(Reply(451, "No connections from here", "4.4.1"))
 class Draft(MemoryDraft):
     """A draft that tells the spool of its end."""
 
-    def __init__(self, spool: Spool) -> None:
-        super().__init__()
+    def __init__(self, spool: Spool, arrived: float) -> None:
+        super().__init__(arrived)
         self._of = spool
 
     def discard(self) -> None:
@@ -60,7 +60,7 @@ class Spool(MemorySpool):
         self._unsaid: list[tuple[Deferred[Entry | None], Deferred[Entry | None]]] = []
 
     def draft(self) -> Draft:
-        draft = Draft(self)
+        draft = Draft(self, self._clock())
         self.drafts.add(draft)
         return draft
 

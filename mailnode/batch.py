@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 from queue import Empty, SimpleQueue
 from threading import Thread
-from time import monotonic, sleep
+from time import monotonic
 from typing import Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
@@ -26,7 +26,7 @@ R = TypeVar("R")  # its result
 class Batch(Protocol[I_contra, R]):
     """What `BatchThread` and `BatchNow` have in common."""
 
-    def submit(self, item: I_contra, /, patience: float = 0.0) -> Deferred[R]: ...
+    def submit(self, item: I_contra, /, patience: float = 0.0, hurry: bool = False) -> Deferred[R]: ...
 
     def stop(self) -> Deferred[None]: ...
 
@@ -35,8 +35,9 @@ class StoppedError(RuntimeError):
     """An item was submitted after `stop`."""
 
 
-_NOW: Final = 0.0  # a time that has passed
-_STOP: Final = -1.0
+_NOW: Final = 0.0  # times that have passed: when a batch has gathered,
+_AT_ONCE: Final = -1.0  # without that,
+_STOP: Final = -2.0  # for the last time
 
 
 class BatchThread(Generic[I, R]):
@@ -49,7 +50,7 @@ class BatchThread(Generic[I, R]):
 
     While items come faster than they are done, the thread waits `gather` seconds before each batch, so
     that it becomes larger; a lone item never waits. An item that is submitted with `patience` (seconds)
-    waits so long for others, or goes with the next that has less.
+    waits so long for others, or goes with the next that has less. With `hurry` nothing waits any longer.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class BatchThread(Generic[I, R]):
         self._thread: Thread | None = None
         self._end: Deferred[None] | None = None
 
-    def submit(self, item: I, /, patience: float = 0.0) -> Deferred[R]:
+    def submit(self, item: I, /, patience: float = 0.0, hurry: bool = False) -> Deferred[R]:
         """Queues `item`; fires with its result. Errbacks with `StoppedError` after `stop`."""
         if self._end is not None:
             return fail(StoppedError(f"{self._name} has stopped"))
@@ -82,7 +83,7 @@ class BatchThread(Generic[I, R]):
         self._items.append((item, result))
         # The item is there before the time is looked at, and `_take` forgets the time before it looks
         # at the items: so none is left lying.
-        begin = monotonic() + patience if patience else _NOW
+        begin = _AT_ONCE if hurry else monotonic() + patience if patience else _NOW
         if begin < self._woken:
             self._woken = begin
             self._wake.put(begin)
@@ -111,9 +112,7 @@ class BatchThread(Generic[I, R]):
         crowded = False
         begin = _NOW
         while begin != _STOP:
-            begin = self._wait()
-            if crowded and begin != _STOP:
-                sleep(self._gather)
+            begin = self._wait(self._gather if crowded else 0.0)
             while batch := self._take():
                 crowded = len(batch) > 1 and self._gather > 0
                 results = _results(self._work, [item for item, _ in batch])
@@ -121,15 +120,18 @@ class BatchThread(Generic[I, R]):
                 if len(batch) < self._limit and monotonic() < self._woken < inf:
                     break  # what came meanwhile has patience
 
-    def _wait(self) -> float:
+    def _wait(self, gather: float) -> float:
         """Waits until a batch is to begin, and gives the time at which it was to."""
-        begin = self._wake.get()
+        begin = self._gathered(self._wake.get(), gather)
         while (left := begin - monotonic()) > 0:
             try:
-                begin = min(begin, self._wake.get(timeout=left))
+                begin = min(begin, self._gathered(self._wake.get(timeout=left), gather))
             except Empty:
                 break
         return begin
+
+    def _gathered(self, begin: float, gather: float) -> float:
+        return monotonic() + gather if begin == _NOW and gather else begin
 
     def _take(self) -> list[tuple[I, Deferred[R]]]:
         self._woken = inf
@@ -159,7 +161,7 @@ class BatchNow(Generic[I, R]):
         self._work = work
         self._stopped = False
 
-    def submit(self, item: I, /, patience: float = 0.0) -> Deferred[R]:
+    def submit(self, item: I, /, patience: float = 0.0, hurry: bool = False) -> Deferred[R]:
         if self._stopped:
             return fail(StoppedError("the batch has stopped"))
         result: Deferred[R] = Deferred()

@@ -10,24 +10,28 @@ from zope.interface import implementer
 from mailnode.custody import NO_MEMORY, NO_STORAGE, Custody, House
 from mailnode.in_hand import InHand
 from mailnode.interfaces import (
+    Attempt,
     ICustody,
     IDispatch,
     IHolding,
     IIntake,
     INotices,
     IRouting,
+    IShortWay,
     ISpool,
     ISpoolDraft,
     ITerminals,
 )
 from mailnode.journal import Journal
 from mailnode.mail import (
+    CHUNK,
     PLAIN_TERMS,
     Body,
     Client,
     Entry,
     Envelope,
     Mode,
+    Outcome,
     Path,
     Reply,
     Rights,
@@ -59,6 +63,7 @@ class Intake:
         self.in_hand = in_hand or InHand()
         self.house = House(hostname, routing, terminals, spool, now, max_hops, header_size, self.in_hand, log)
         self.dispatch: IDispatch | None = None
+        self.short_way: IShortWay | None = None  # without it everything goes by the spool
         self.notices: INotices | None = None
         self.holding: IHolding | None = None  # without it nothing is HELD by the commit that accepts it
 
@@ -95,9 +100,38 @@ class Intake:
         patient: bool = False,
         hurry: bool = True,
     ) -> Deferred[None]:
-        """Into the spool; whoever works it off has it at once if there is room. Errbacks as `accept`."""
-        dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
+        """Into the mailbox if that is quick, else the spool; whoever works it off has it at once if there is
+        room. Errbacks as `accept`."""
+        dispatch, held = self.dispatch, self._held(envelope)
         lease = dispatch is not None and dispatch.has_room(patient)
+        if self.short_way is None or not lease or held or once or patient or draft.size > CHUNK:
+            return self._spool(id, envelope, draft, held, lease, once, patient, hurry)
+        body = Body.of(draft.head())
+        tried = self.short_way.deliver(Entry(id, envelope, body, draft.arrived))
+        if tried is None:
+            return self._spool(id, envelope, draft, held, lease, once, patient, hurry)
+
+        def is_it_safe(attempt: Attempt) -> Deferred[None] | None:
+            if attempt.result is not None and attempt.result.outcome is Outcome.DELIVERED:
+                draft.discard()
+                return None
+            return self._spool(id, envelope, draft, held, True, once, patient, hurry, attempt)
+
+        return tried.addCallback(is_it_safe)
+
+    def _spool(
+        self,
+        id: str,
+        envelope: Envelope,
+        draft: ISpoolDraft,
+        held: dict[str, float],
+        lease: bool,
+        once: bytes,
+        patient: bool,
+        hurry: bool,
+        attempt: Attempt | None = None,
+    ) -> Deferred[None]:
+        dispatch, holding = self.dispatch, self.holding
 
         def stored(entry: Entry | None) -> None:
             if held and holding is not None:
@@ -106,7 +140,7 @@ class Intake:
             if dispatch is None:
                 return
             if entry is not None:
-                dispatch.take(entry)
+                dispatch.take(entry, attempt)
             elif any(it.path.next_host.lower() not in held for it in envelope.recipients):
                 dispatch.wake(patient)
 

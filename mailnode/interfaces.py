@@ -13,6 +13,13 @@ from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from zope.interface import Attribute, Interface
 
+from mailnode.found import Account as Account
+from mailnode.found import Addresses as Addresses
+from mailnode.found import Ambiguous as Ambiguous
+from mailnode.found import Finding as Finding
+from mailnode.found import Forward as Forward
+from mailnode.found import Moved as Moved
+from mailnode.found import Unknown as Unknown
 from mailnode.mail import (
     PLAIN_TERMS,
     Body,
@@ -34,6 +41,7 @@ from mailnode.mail import (
     Turn,
 )
 from mailnode.mail import Results as Results
+from mailnode.queued import Attempt as Attempt
 from mailnode.queued import QueuedMessage as QueuedMessage
 from mailnode.queued import QueuedRecipient as QueuedRecipient
 from mailnode.queued import RepeatedError as RepeatedError
@@ -70,49 +78,6 @@ class IAccess(Interface):
 
 
 # ------------------------------------------------------------------------ who is here
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """A local user. `uid` and `gid` are -1 where the user is not a login name of this host."""
-
-    name: str
-    full_name: str = ""
-    home: str = ""
-    uid: int = -1
-    gid: int = -1
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """An alias or a mailing list: the paths that a name stands for."""
-
-    name: str
-    members: tuple[tuple[str, Path], ...]  # (phrase, path)
-    is_list: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    path: Path  # 251: taken and forwarded there
-
-
-@dataclass(frozen=True, slots=True)
-class Moved:
-    path: Path  # 551: refused, the path is named
-
-
-@dataclass(frozen=True, slots=True)
-class Ambiguous:
-    accounts: tuple[Account, ...]  # 553
-
-
-@dataclass(frozen=True, slots=True)
-class Unknown:
-    pass  # 550
-
-
-Finding: TypeAlias = Account | Addresses | Forward | Moved | Ambiguous | Unknown
 
 
 class IDirectory(Interface):
@@ -231,6 +196,7 @@ class ISpoolDraft(Interface):
     """The body of a message on its way into the spool."""
 
     size: int = Attribute("octets written so far")
+    arrived: float = Attribute("when it was begun: when its message arrives, seconds since the epoch")
 
     def write(piece: bytes) -> Deferred[None] | None:
         """Takes more octets. A Deferred asks for a pause until the disk has caught up."""
@@ -322,9 +288,21 @@ class ISpool(Interface):
 class IMailbox(Interface):
     """The mailboxes of local users."""
 
-    def deliver(user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+    is_quick: bool = Attribute("whether a message is durable there so soon that its sender may wait for it")
+
+    def deliver(
+        user: str, entry: Entry, recipient: Recipient, reverse_path: Path, hurry: bool = False
+    ) -> Deferred[Result]:
         """Stores the message durably in the mailbox of `user`; never errbacks. The path of `recipient` is
-        the address that it has at last, behind all aliases."""
+        the address that it has at last, behind all aliases. With `hurry` somebody waits for the result."""
+
+
+class IShortWay(Interface):
+    """From the front door to the mailbox, past the spool (docs/road.md)."""
+
+    def deliver(entry: Entry) -> Deferred[Attempt] | None:
+        """Puts a message that is in no spool into the one mailbox that it is for; None if it has to go by the
+        spool. Never errbacks. Only if the result is DELIVERED is the message safe."""
 
 
 class INotices(Interface):
@@ -381,8 +359,8 @@ class IOutcomes(Interface):
 class IDispatch(Interface):
     """Works the spool off."""
 
-    def take(entry: Entry) -> None:
-        """An entry that was accepted and leased for us."""
+    def take(entry: Entry, attempt: Attempt | None = None) -> None:
+        """An entry that was accepted and leased for us. `attempt` at its one recipient was begun before."""
 
     def has_room(patient: bool = False) -> bool:
         """Whether newly accepted mail should be leased to us at once. With `patient` it came over a line that

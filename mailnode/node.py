@@ -41,6 +41,7 @@ from mailnode.delivery.mailbox import Maildir
 from mailnode.delivery.notices import Notices
 from mailnode.delivery.relay import Relay
 from mailnode.delivery.settling import Settling
+from mailnode.delivery.short_way import ShortWay
 from mailnode.descriptors import Descriptors, count_descriptors, descriptor_limit
 from mailnode.directory.directory import Directory
 from mailnode.in_hand import InHand
@@ -273,6 +274,7 @@ class House:
         else:
             self.dispatch.use(*parts)
         self.intake.dispatch = self.dispatch
+        self.intake.short_way = ShortWay(self.routing, self.mailbox, self._reactor)
 
     # ------------------------------------------------------------- life
 

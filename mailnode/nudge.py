@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from mailnode.interfaces import IDispatch
+from mailnode.interfaces import Attempt, IDispatch
 from mailnode.mail import Entry
 
 PAUSE: Final = 0.05  # seconds between two nudges
@@ -28,7 +28,7 @@ class Nudge:
         self._path = path
         self._soon: IDelayedCall | None = None
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Entry, attempt: Attempt | None = None) -> None:
         raise ValueError("this process leases nothing")
 
     def has_room(self, patient: bool = False) -> bool:

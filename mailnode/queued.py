@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
 
 from mailnode.mail import PLAIN_TERMS, Mode, Path, Recipient, Result, Terms
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 
 class Settlement(Struct, frozen=True, gc=False, array_like=True):
@@ -17,6 +21,14 @@ class Settlement(Struct, frozen=True, gc=False, array_like=True):
     due: float = 0.0  # for those LATER: next attempt, seconds since the epoch
     warned: bool = False  # the sender has now been told of the delay
     look: float = 0.0  # for those HELD: when somebody has to look after them, seconds since the epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A delivery to one recipient. While it has no result it goes on, and `later` fires with that."""
+
+    result: Result | None
+    later: Deferred[Result] | None = None
 
 
 class RepeatedError(Exception):

@@ -19,6 +19,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailnode.interfaces import (
+    Attempt,
     IDispatch,
     IMailbox,
     IRelay,
@@ -240,10 +241,13 @@ class Dispatch:
 
     # ------------------------------------------------------------- one entry
 
-    def take(self, entry: Entry) -> None:
+    def take(self, entry: Entry, attempt: Attempt | None = None) -> None:
         recipients = entry.envelope.recipients
         job = Job(entry, len(recipients))
         self._jobs.add(job)
+        if attempt is not None:
+            self._attempted(job, recipients[0], attempt)
+            return
         relayed: dict[Hop, list[tuple[Recipient, Destination]]] = {}
         for recipient in recipients:
             ruling = self._routing.route(recipient.path, recipient.mode, OURS)
@@ -252,7 +256,7 @@ class Dispatch:
                 destinations = _behind(recipient, destinations)
             if not ruling.reply.ok:
                 self._done(job, {recipient: Result.of(ruling.reply)})
-            elif len(destinations) != 1 or _is_another(recipient, destinations[0]):
+            elif len(destinations) != 1 or is_another(recipient, destinations[0]):
                 self._forward(job, recipient, destinations)
             elif isinstance(place := destinations[0].place, Hop):
                 relayed.setdefault(place, []).append((recipient, destinations[0]))
@@ -261,6 +265,12 @@ class Dispatch:
         for hop, pairs in relayed.items():
             for addressed in address(entry, pairs):
                 self._relay.deliver(hop, addressed.letter).addCallback(self._relayed, job, addressed)
+
+    def _attempted(self, job: Job, recipient: Recipient, attempt: Attempt) -> None:
+        if attempt.result is not None:
+            self._arrived(job, recipient, attempt.result)
+        elif attempt.later is not None:
+            attempt.later.addCallback(lambda result: self._arrived(job, recipient, result))
 
     def _arrived(self, job: Job, recipient: Recipient, result: Result) -> None:
         self._done(job, {recipient: result})
@@ -415,7 +425,7 @@ def _behind(recipient: Recipient, destinations: tuple[Destination, ...]) -> tupl
     return own or destinations
 
 
-def _is_another(recipient: Recipient, where: Destination) -> bool:
+def is_another(recipient: Recipient, where: Destination) -> bool:
     """Whether a recipient of another kind has to take the place of this one, though it leads to one place.
 
     Behind a list its owner is told of failures. Held mail is found by the path in its row, which must

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import re
+from collections import deque
 from collections.abc import Callable
+from math import inf
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -22,6 +24,8 @@ from mailnode.mail import Entry, Path, Recipient, Reply, Result
 
 GATHER: Final = 0.03  # seconds that the writer waits for more while many messages come
 BATCH: Final = 100  # messages; each may need two descriptors for its folder
+QUICK: Final = 0.001  # seconds that a disk takes for a flush up to which whoever sends mail may wait for it
+_LOOKS: Final = 7  # batches; the median of what their flushes took is what one takes
 
 # Whatever a directory says, only such a name becomes part of a file name.
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}\Z")
@@ -113,15 +117,24 @@ class Maildir:
         else:
             self._writer = self._process = MaildirProcess(privileged, self._log.warn)
             self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH, GATHER)
+        self._flushes: deque[float] = deque([inf], _LOOKS)  # seconds
+        self._flush = inf  # the median of them
 
-    def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+    @property
+    def is_quick(self) -> bool:
+        return self._flush < QUICK
+
+    def deliver(
+        self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path, hurry: bool = False
+    ) -> Deferred[Result]:
         account = self._directory.account(user)
         if account is None or not _NAME.match(account.name):
             return succeed(NO_MAILBOX)
         folder = self._template.folder(account.name, account.home)
         if folder is None:
             return succeed(NO_FOLDER)
-        stored = self._batch.submit(self._job(folder, account, entry, recipient, reverse_path))
+        job = self._job(folder, account, entry, recipient, reverse_path)
+        stored = self._batch.submit(job, hurry=hurry)
         return stored.addErrback(self._failed, entry)
 
     def stop(self) -> Deferred[None]:
@@ -148,7 +161,10 @@ class Maildir:
         )
 
     def _write(self, jobs: list[Job]) -> list[Result]:
-        return [outcome(error) for error in self._writer.write(jobs)]
+        errors, last = self._writer.write(jobs), self._writer.flush
+        self._flushes.append(last)
+        self._flush = sorted(self._flushes)[len(self._flushes) // 2]
+        return [outcome(error) for error in errors]
 
     def _failed(self, failure: Failure, entry: Entry) -> Result:
         """Not an error of the disk but of ours, or the mailbox has stopped: the mail waits."""
@@ -162,6 +178,8 @@ class MemoryMailbox:
 
     `messages` has the octets of each message by user, as a Maildir would hold them.
     """
+
+    is_quick = True
 
     def __init__(self, directory: IDirectory | None = None, hostname: str = "localhost") -> None:
         self._directory = directory
@@ -180,7 +198,9 @@ class MemoryMailbox:
         else:
             self._refused[user] = result
 
-    def deliver(self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path) -> Deferred[Result]:
+    def deliver(
+        self, user: str, entry: Entry, recipient: Recipient, reverse_path: Path, hurry: bool = False
+    ) -> Deferred[Result]:
         if self._directory is not None and self._directory.account(user) is None:
             return succeed(NO_MAILBOX)
         if user in self._refused:

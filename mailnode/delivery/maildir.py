@@ -19,6 +19,8 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from math import inf
+from time import monotonic
 from typing import Final
 
 from msgspec import Struct
@@ -114,6 +116,7 @@ class MaildirWriter:
         self._clock = clock
         self._privileged = privileged
         self._swept: set[Folder] = set()
+        self.flush = inf  # seconds that the disk took to make the folders of the last batch durable
 
     def write(self, jobs: Sequence[Job]) -> list[OSError | None]:
         """Stores every message durably; for each None, or the error that prevented it."""
@@ -167,12 +170,15 @@ class MaildirWriter:
         return -1
 
     def _sync_folders(self, batch: _Batch) -> None:
+        began = monotonic()
         if self._in_bulk(len(batch.folders)):
             for descriptor in {device: folder for folder, device in batch.folders.items()}.values():
                 self._disk.syncfs(descriptor)
         else:
             for descriptor in batch.folders:
                 self._disk.fsync(descriptor)
+        if batch.folders:
+            self.flush = monotonic() - began
 
     def _in_bulk(self, count: int) -> bool:
         return count > FEW and self._disk.has_syncfs

@@ -3,7 +3,7 @@
 Each call of the operating system gives the interpreter lock away and has to win it back from the
 reactor; a batch of messages has hundreds of them. In the node two remain, one that sends the batch and
 one that waits for what became of it. What is said is MessagePack: a list of jobs, each a text of its own,
-then a list of error numbers. A job that cannot be told or done for a reason that is no disk's spoils none
+then what became of them. A job that cannot be told or done for a reason that is no disk's spoils none
 but itself.
 """
 
@@ -15,7 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Final
+from math import inf
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec.structs import replace
@@ -24,8 +25,18 @@ from mailnode.child import Child, Node, encoder, greeting
 from mailnode.delivery.maildir import Disk, Job, MaildirWriter
 
 _PRIVILEGED: Final = "privileged"
+
+
+class Done(NamedTuple):
+    """What became of a batch: the number of each job's error, 0 if there was none."""
+
+    numbers: list[int]
+    flush: float  # as of `MaildirWriter`
+
+
 _JOB: Final = msgspec.msgpack.Decoder(Job)
-_GREETING: Final = greeting(Job)
+_DONE: Final = msgspec.msgpack.Decoder(Done)
+_GREETING: Final = greeting(Job, Done)
 
 
 class MaildirProcess:
@@ -42,7 +53,7 @@ class MaildirProcess:
         self._child: Child | None = None
         self._own: MaildirWriter | None = None  # without a child
         self._encoder = encoder()
-        self._decoder = msgspec.msgpack.Decoder(list[int])
+        self.flush = inf  # as of `MaildirWriter`
 
     @property
     def pid(self) -> int:
@@ -76,7 +87,7 @@ class MaildirProcess:
 
     def _ask(self, jobs: Sequence[Job]) -> list[OSError | None]:
         if self._own is not None:
-            return self._own.write(jobs)
+            return self._written(self._own, jobs)
         if self._child is None:
             self._child = Child(__name__, _PRIVILEGED if self._privileged else "own")
             if self._child.hear() != _GREETING:
@@ -85,12 +96,17 @@ class MaildirProcess:
                 )
                 self.close(kill=True)
                 self._own = MaildirWriter(Disk(), time.time, self._privileged)
-                return self._own.write(jobs)
+                return self._written(self._own, jobs)
         answer = self._child.ask(self._encoder.encode([self._told(job) for job in jobs]))
-        numbers = self._decoder.decode(answer)
+        numbers, self.flush = _DONE.decode(answer)
         if len(numbers) != len(jobs):
             raise EOFError
         return [OSError(number, os.strerror(number)) if number else None for number in numbers]
+
+    def _written(self, writer: MaildirWriter, jobs: Sequence[Job]) -> list[OSError | None]:
+        errors = writer.write(jobs)
+        self.flush = writer.flush
+        return errors
 
     def _told(self, job: Job) -> bytes:
         """The job as a text; empty if it cannot be one (a folder's name that is not UTF-8)."""
@@ -107,7 +123,8 @@ def main(node: Node, right: str) -> None:
     with suppress(EOFError):
         node.say(_GREETING)  # everything is imported
         while True:
-            node.say(msgspec.msgpack.encode(work(writer, texts.decode(node.hear()))))
+            numbers = work(writer, texts.decode(node.hear()))
+            node.say(msgspec.msgpack.encode(Done(numbers, writer.flush)))
 
 
 def work(writer: MaildirWriter, texts: Sequence[bytes]) -> list[int]:

@@ -26,8 +26,9 @@ class Draft:
     """A draft of the SQLite spool. A disk error shows when the message is accepted, not before: until
     then the client is heard out, and what it says is thrown away."""
 
-    def __init__(self, store: BodyStore, new_name: Callable[[], str]) -> None:
+    def __init__(self, store: BodyStore, new_name: Callable[[], str], arrived: float) -> None:
         self.size = 0
+        self.arrived = arrived  # seconds since the epoch
         self._store = store
         self._new_name = new_name
         self._pieces: list[bytes] = []
@@ -75,7 +76,11 @@ class Draft:
 
     def head(self) -> bytes:
         """The first octets written, up to 64 KiB."""
-        return self._head if self._file is not None else b"".join(self._pieces)
+        if self._file is not None:
+            return self._head
+        if len(self._pieces) > 1:
+            self._pieces = [b"".join(self._pieces)]
+        return self._pieces[0] if self._pieces else b""
 
     def discard(self) -> None:
         """Forgets it and removes what is on disk; nothing happens to a draft that was accepted."""

@@ -86,8 +86,9 @@ class _Message:
 class MemoryDraft:
     """A body in pieces."""
 
-    def __init__(self) -> None:
+    def __init__(self, arrived: float) -> None:
         self.size = 0
+        self.arrived = arrived  # seconds since the epoch
         self._pieces: list[bytes] = []
         self._ended = False
 
@@ -155,7 +156,7 @@ class MemorySpool:
 
     def draft(self) -> MemoryDraft:
         """A new empty draft."""
-        return MemoryDraft()
+        return MemoryDraft(self._clock())
 
     def accept(
         self,
@@ -205,7 +206,7 @@ class MemorySpool:
         for row in rows.values():
             if (host := next_host(row.recipient.path)) in held:
                 row.state, row.due = State.HELD, held[host]
-        message = self._messages[id] = _Message(id, envelope, body, now, rows)
+        message = self._messages[id] = _Message(id, envelope, body, draft.arrived, rows)
         self._size += body.size
         leased = [row for row in rows.values() if row.state is State.LEASED]
         return message.entry(leased) if leased else None

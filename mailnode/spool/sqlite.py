@@ -155,7 +155,7 @@ class SqliteSpool:
 
     def draft(self) -> Draft:
         """A new empty draft."""
-        return Draft(self._bodies, self._ids.new)
+        return Draft(self._bodies, self._ids.new, self._clock())
 
     def accept(
         self,
@@ -185,7 +185,7 @@ class SqliteSpool:
             draft.discard()
             return fail(error)
         if isinstance(body, Body):
-            return self._commit(number, envelope, body, lease, held, once, hurry)
+            return self._commit(number, envelope, body, draft.arrived, lease, held, once, hurry)
         answer: Deferred[Entry | None] = Deferred()  # whoever cancels it does not take the body away
         committed = self._commit_file(number, envelope, draft, body, lease, held, once)
         Deferred.fromCoroutine(committed).chainDeferred(answer)
@@ -202,7 +202,7 @@ class SqliteSpool:
         once: bytes,
     ) -> Entry | None:
         try:
-            entry = await self._commit(number, envelope, await body, lease, held, once)
+            entry = await self._commit(number, envelope, await body, draft.arrived, lease, held, once)
         except DoubtError:
             draft.committed()  # if it was not, the next start removes the file
             raise
@@ -217,6 +217,7 @@ class SqliteSpool:
         number: int,
         envelope: Envelope,
         body: Body,
+        arrived: float,
         lease: bool,
         held: Mapping[str, float],
         once: bytes,
@@ -224,7 +225,7 @@ class SqliteSpool:
     ) -> Deferred[Entry | None]:
         now = self._clock()
         recipients = numbered(envelope.recipients)
-        message, rows = message_row(number, envelope, body, now), []
+        message, rows = message_row(number, envelope, body, arrived), []
         if held:
             waiting = [it for it in recipients if next_host(it.path) in held]
             recipients = tuple(it for it in recipients if next_host(it.path) not in held)
@@ -234,7 +235,7 @@ class SqliteSpool:
         if lease and recipients:
             mode, sender = envelope.mode, envelope.reverse_path
             leased = Envelope(mode, sender, recipients, envelope.terms, envelope.origin)
-            entry = Entry(ids.show(number), leased, body, now)
+            entry = Entry(ids.show(number), leased, body, arrived)
             state, owner = State.LEASED, self._owners.owner
         rows += [recipient_row(number, it, state, now, "", owner) for it in recipients]
         committed = self._writer.submit(Acceptance(message, rows, entry, once), 0.0 if hurry else NO_HURRY)

@@ -103,7 +103,7 @@ def test_a_writer_faster_than_the_disk_is_asked_to_pause_until_it_has_caught_up(
     reactor = Held()
     store = BodyStore(str(tmp_path), reactor.call_from_thread)
     store.prepare()
-    draft = Draft(store, lambda: "0000000000001")
+    draft = Draft(store, lambda: "0000000000001", 0.0)
     answers = [draft.write(PIECE) for _ in range(8)]
     first = next(place for place, answer in enumerate(answers) if answer is not None)
     assert (first + 1) * CHUNK >= HIGH_WATER
@@ -121,7 +121,7 @@ def test_a_draft_discarded_while_it_is_written_leaves_nothing(tmp_path: FilePath
     reactor = Held()
     store = BodyStore(str(tmp_path), reactor.call_from_thread)
     store.prepare()
-    draft = Draft(store, lambda: "0000000000001")
+    draft = Draft(store, lambda: "0000000000001", 0.0)
     pause = None
     while pause is None:
         pause = draft.write(PIECE)
