@@ -317,6 +317,7 @@ class House:
     def start(self) -> Deferred[None]:
         """Begins to work the spool off and to make calls; fires when the spool is being read."""
         assert self.dispatch is not None
+        self.mailbox.start()
         self.dialing.start()
         return self.dispatch.start()
 

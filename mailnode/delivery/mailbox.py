@@ -7,7 +7,6 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable
-from math import inf
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -109,7 +108,7 @@ class Maildir:
         self._hostname = hostname
         if privileged is None:
             privileged = os.geteuid() == 0
-        self._batch: Batch[Job, Result]
+        self._batch: Batch[Job | None, Result]
         self._process: MaildirProcess | None = None
         if call_from_thread is None:
             self._writer: MaildirWriter | MaildirProcess = MaildirWriter(disk or Disk(), clock, privileged)
@@ -117,8 +116,12 @@ class Maildir:
         else:
             self._writer = self._process = MaildirProcess(privileged, self._log.warn)
             self._batch = BatchThread("maildir", self._write, call_from_thread, BATCH, GATHER)
-        self._flushes: deque[float] = deque([inf], _LOOKS)  # seconds
-        self._flush = inf  # the median of them
+        self._flushes: deque[float] = deque(maxlen=_LOOKS)  # seconds
+        self._flush = 0.0  # the median of them: until it is known that a disk is slow, it is taken for quick
+
+    def start(self) -> None:
+        """Makes ready, so that the first message need not wait for that; after the process has forked."""
+        self._batch.submit(None).addErrback(lambda _: None)  # whatever it is, the first message meets it
 
     @property
     def is_quick(self) -> bool:
@@ -160,11 +163,14 @@ class Maildir:
             recovered=entry.recovered,
         )
 
-    def _write(self, jobs: list[Job]) -> list[Result]:
-        errors, last = self._writer.write(jobs), self._writer.flush
-        self._flushes.append(last)
-        self._flush = sorted(self._flushes)[len(self._flushes) // 2]
-        return [outcome(error) for error in errors]
+    def _write(self, items: list[Job | None]) -> list[Result]:
+        """Does a batch, in the thread; of `start` there is nothing to be done but what comes first."""
+        jobs = [item for item in items if item is not None]
+        results = iter([outcome(error) for error in self._writer.write(jobs)])
+        if jobs:
+            self._flushes.append(self._writer.flush)
+            self._flush = sorted(self._flushes)[len(self._flushes) // 2]
+        return [DELIVERED if item is None else next(results) for item in items]
 
     def _failed(self, failure: Failure, entry: Entry) -> Result:
         """Not an error of the disk but of ours, or the mailbox has stopped: the mail waits."""
