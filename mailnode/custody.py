@@ -45,6 +45,7 @@ from mailnode.mail import (
     Path,
     Recipient,
     Reply,
+    Result,
     Rights,
     Ruling,
     Terms,
@@ -94,7 +95,8 @@ class Store(Protocol):
         once: bytes = b"",
         patient: bool = False,
         hurry: bool = True,
-    ) -> Deferred[None]: ...
+        where: Destination | None = None,
+    ) -> Deferred[Result | None]: ...
 
 
 @implementer(ICustody)
@@ -336,18 +338,31 @@ class Custody:
         size = draft.size
         envelope = Envelope(self._mode, self._reverse_path, tuple(recipients), self._terms)
 
-        def stored(_: None) -> Reply:
+        def stored(result: Result | None) -> Reply:
             self._out_of_hand()
-            self._log("taken", recipients=len(recipients), size=size)
+            if result is None:
+                self._log("taken", recipients=len(recipients), size=size)
+            else:
+                self._log_delivered(recipients[0], result, size)
             return Reply(250, f"OK, queued as {self._id}", "2.0.0") if self._client.extended else OK
 
         patient = self._client.turned
         if not self._once:
-            taken = self._intake.store(self._id, envelope, draft, b"", patient, self._hurry)
+            where = None if patient else self._only_mailbox(recipients)
+            taken = self._intake.store(self._id, envelope, draft, b"", patient, self._hurry, where)
             return taken.addCallback(stored)
         key = _once_key(self._client, self._once, recipients)
         taken = self._intake.store(self._id, envelope, draft, key, patient, self._hurry)
         return taken.addCallbacks(stored, self._repeated)
+
+    def _only_mailbox(self, recipients: list[Recipient]) -> Destination | None:
+        """Where the message goes, if that is one mailbox here and nobody is to hear of it."""
+        if self._mode is not Mode.MAIL or len(recipients) != 1 or "SUCCESS" in recipients[0].notify:
+            return None
+        places = self._addressees.destinations()
+        where = next(places)
+        # A list has an owner of its own, and a name that stands for several is taken apart by dispatch.
+        return where if where.sender is None and next(places, None) is None else None
 
     def _repeated(self, failure: Failure) -> Reply:
         """The client did not hear our reply the first time."""
@@ -360,6 +375,17 @@ class Custody:
         self.abort()
         self._house.log.failure("message {id} could not be taken", failure, id=self._id)
         return NO_STORAGE if not self._house.spool.has_room(0) else LOCAL_ERROR
+
+    def _log_delivered(self, recipient: Recipient, result: Result, size: int) -> None:
+        self._house.log.info(
+            "{id} delivered: MAIL to {recipient}: {reply}; from {sender} by {client}, {size} octets, at once",
+            id=self._id,
+            recipient=str(recipient.path),
+            reply=str(result.reply),
+            sender=str(self._reverse_path),
+            client=self._client.identity or self._client.address or "local socket",
+            size=size,
+        )
 
     def _log(self, what: str, recipients: int = 0, size: int = 0) -> None:
         self._house.log.info(

@@ -28,12 +28,14 @@ from mailnode.mail import (
     PLAIN_TERMS,
     Body,
     Client,
+    Destination,
     Entry,
     Envelope,
     Mode,
     Outcome,
     Path,
     Reply,
+    Result,
     Rights,
     Terms,
 )
@@ -99,22 +101,23 @@ class Intake:
         once: bytes = b"",
         patient: bool = False,
         hurry: bool = True,
-    ) -> Deferred[None]:
-        """Into the mailbox if that is quick, else the spool; whoever works it off has it at once if there is
-        room. Errbacks as `accept`."""
+        where: Destination | None = None,
+    ) -> Deferred[Result | None]:
+        """Into the mailbox `where` if it is for that one and that is quick (fires with the result), else into
+        the spool (None); whoever works it off has it at once if there is room. Errbacks as `accept`."""
         dispatch, held = self.dispatch, self._held(envelope)
         lease = dispatch is not None and dispatch.has_room(patient)
-        if self.short_way is None or not lease or held or once or patient or draft.size > CHUNK:
-            return self._spool(id, envelope, draft, held, lease, once, patient, hurry)
-        body = Body.of(draft.head())
-        tried = self.short_way.deliver(Entry(id, envelope, body, draft.arrived))
+        tried: Deferred[Attempt] | None = None
+        if where is not None and self.short_way is not None and lease and not held and draft.size <= CHUNK:
+            entry = Entry(id, envelope, Body.of(draft.head()), draft.arrived)
+            tried = self.short_way.deliver(entry, where)
         if tried is None:
             return self._spool(id, envelope, draft, held, lease, once, patient, hurry)
 
-        def is_it_safe(attempt: Attempt) -> Deferred[None] | None:
+        def is_it_safe(attempt: Attempt) -> Result | Deferred[Result | None]:
             if attempt.result is not None and attempt.result.outcome is Outcome.DELIVERED:
                 draft.discard()
-                return None
+                return attempt.result
             return self._spool(id, envelope, draft, held, True, once, patient, hurry, attempt)
 
         return tried.addCallback(is_it_safe)
@@ -130,7 +133,7 @@ class Intake:
         patient: bool,
         hurry: bool,
         attempt: Attempt | None = None,
-    ) -> Deferred[None]:
+    ) -> Deferred[Result | None]:
         dispatch, holding = self.dispatch, self.holding
 
         def stored(entry: Entry | None) -> None:

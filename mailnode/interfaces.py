@@ -25,6 +25,7 @@ from mailnode.mail import (
     Body,
     Client,
     Credentials,
+    Destination,
     Entry,
     Envelope,
     Hop,
@@ -300,9 +301,9 @@ class IMailbox(Interface):
 class IShortWay(Interface):
     """From the front door to the mailbox, past the spool (docs/road.md)."""
 
-    def deliver(entry: Entry) -> Deferred[Attempt] | None:
-        """Puts a message that is in no spool into the one mailbox that it is for; None if it has to go by the
-        spool. Never errbacks. Only if the result is DELIVERED is the message safe."""
+    def deliver(entry: Entry, where: Destination) -> Deferred[Attempt] | None:
+        """Puts a message that is in no spool into the mailbox `where` of its one recipient; None if it has to
+        go by the spool. Never errbacks. Only if the result is DELIVERED is the message safe."""
 
 
 class INotices(Interface):

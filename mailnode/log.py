@@ -1,7 +1,7 @@
-"""The log of a node: one line an event, printable ASCII only, gathered over a turn of the reactor.
+"""The log of a node: one line an event, printable ASCII only, gathered for a moment.
 
 It looks as Twisted's own file log does. Differences: what a stranger may have said cannot leave its line
-or reach the terminal of whoever reads it; lines of one turn of the reactor are written at once (a busy
+or reach the terminal of whoever reads it; lines of a fiftieth of a second are written at once (a busy
 node logs thousands a second, and each write costs as much as a reply), those of a warning or worse
 immediately.
 """
@@ -21,14 +21,15 @@ from twisted.logger import ILogObserver, LogEvent, LogLevel, eventAsText, format
 from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
-GATHERED: Final = 256  # lines that wait for the end of the turn at most
+GATHERED: Final = 256  # lines that wait at most
+SOON: Final = 0.02  # seconds that they wait
 _NOT_URGENT: Final = frozenset((LogLevel.debug, LogLevel.info))
 
 
 @implementer(ILogObserver)
 class LineLog:
-    """Writes events to `file`. `reactor` says when a turn ends; while it does not run, and in other
-    threads, nothing is gathered."""
+    """Writes events to `file`. `reactor` says when the moment is over; while it does not run, and in
+    other threads, nothing is gathered."""
 
     def __init__(self, file: TextIO, reactor: Any) -> None:
         self._file = file
@@ -52,7 +53,7 @@ class LineLog:
         ):
             self.flush()
         elif len(self._lines) == 1:
-            self._reactor.callLater(0, self.flush)
+            self._reactor.callLater(SOON, self.flush)
 
     def flush(self) -> None:
         """Writes what was gathered."""

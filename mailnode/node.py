@@ -274,7 +274,7 @@ class House:
         else:
             self.dispatch.use(*parts)
         self.intake.dispatch = self.dispatch
-        self.intake.short_way = ShortWay(self.routing, self.mailbox, self._reactor)
+        self.intake.short_way = ShortWay(self.mailbox, self._reactor)
 
     # ------------------------------------------------------------- life
 

@@ -9,7 +9,7 @@ import pytest
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, Logger, LogPublisher
 
-from mailnode.log import GATHERED, LineLog, printable, twistd_log
+from mailnode.log import GATHERED, SOON, LineLog, printable, twistd_log
 
 
 class Turns(Clock):
@@ -42,17 +42,17 @@ def log(turns: Turns, file: StringIO) -> Logger:
 
 def test_a_line_has_date_system_and_text(log: Logger, turns: Turns, file: StringIO) -> None:
     log.info("{id} taken: {size} octets", id="M1", size=12)
-    turns.advance(0)
+    turns.advance(SOON)
     date, system, text = file.getvalue().split(" ", 2)
     assert len(date) == len("2026-11-23T11:49:34+0000") and date[10] == "T"
     assert (system, text) == ("[mailnode.test#info]", "M1 taken: 12 octets\n")
 
 
-def test_lines_of_one_turn_are_written_together(log: Logger, turns: Turns, file: StringIO) -> None:
+def test_lines_of_one_moment_are_written_together(log: Logger, turns: Turns, file: StringIO) -> None:
     log.info("one")
     log.info("two")
     assert file.getvalue() == ""
-    turns.advance(0)
+    turns.advance(SOON)
     assert [line.rpartition(" ")[2] for line in file.getvalue().splitlines()] == ["one", "two"]
     assert not turns.getDelayedCalls()
 
@@ -105,7 +105,7 @@ def test_a_stranger_s_text_stays_in_its_line(
 ) -> None:
     assert printable(said) == shown
     log.info("{said}", said=said)
-    turns.advance(0)
+    turns.advance(SOON)
     assert file.getvalue().endswith(f"[mailnode.test#info] {shown}\n")
     assert file.getvalue().count("\n") == 1
 
@@ -124,7 +124,7 @@ def test_a_failure_has_its_traceback_indented(log: Logger, file: StringIO) -> No
 def test_what_python_s_own_formats_cannot_do_twisted_does(log: Logger, turns: Turns, file: StringIO) -> None:
     log.info("it was {what()}", what=lambda: "called")
     log.info("{missing}")
-    turns.advance(0)
+    turns.advance(SOON)
     called, missing = file.getvalue().splitlines()
     assert called.endswith("it was called") and "Unable to format event" in missing
 

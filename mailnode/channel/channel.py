@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, TypeAlias, cast
 from typing import Protocol as Shape
 
@@ -101,6 +102,7 @@ class Channel(Protocol):
         self._trace = trace
         self._role: Role | None = None
         self._deadline = 0.0
+        self._look = inf  # when the timer looks whether it has passed
         self._timer: IDelayedCall | None = None
         self._pauses: set[str] = set()
         self._throttled = False
@@ -139,10 +141,11 @@ class Channel(Protocol):
     def expect(self, patience: float) -> None:
         """Something must happen within `patience` seconds from now, or the role is told."""
         self._deadline = self._clock.seconds() + patience
-        if self._timer is None:
+        if self._deadline < self._look:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._look = self._deadline
             self._timer = self._clock.callLater(patience, self._look_at_clock)
-        elif self._deadline < self._timer.getTime():
-            self._timer.reset(patience)
 
     def pause(self, reason: str) -> None:
         """Reads nothing more until every reason to pause has resumed."""
@@ -242,7 +245,7 @@ class Channel(Protocol):
         self.connected_now = False
         if self._timer is not None:
             self._timer.cancel()
-            self._timer = None
+            self._timer, self._look = None, inf
         if self._role is not None:
             self._role.lost(reason)
         if self._forget is not None:
@@ -253,9 +256,10 @@ class Channel(Protocol):
         role.started()
 
     def _look_at_clock(self) -> None:
-        self._timer = None
+        self._timer, self._look = None, inf
         left = self._deadline - self._clock.seconds()
         if left > 0:
+            self._look = self._deadline
             self._timer = self._clock.callLater(left, self._look_at_clock)
         elif self._role is not None:
             self._role.timed_out()

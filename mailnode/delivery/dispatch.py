@@ -256,7 +256,7 @@ class Dispatch:
                 destinations = _behind(recipient, destinations)
             if not ruling.reply.ok:
                 self._done(job, {recipient: Result.of(ruling.reply)})
-            elif len(destinations) != 1 or is_another(recipient, destinations[0]):
+            elif len(destinations) != 1 or _is_another(recipient, destinations[0]):
                 self._forward(job, recipient, destinations)
             elif isinstance(place := destinations[0].place, Hop):
                 relayed.setdefault(place, []).append((recipient, destinations[0]))
@@ -425,7 +425,7 @@ def _behind(recipient: Recipient, destinations: tuple[Destination, ...]) -> tupl
     return own or destinations
 
 
-def is_another(recipient: Recipient, where: Destination) -> bool:
+def _is_another(recipient: Recipient, where: Destination) -> bool:
     """Whether a recipient of another kind has to take the place of this one, though it leads to one place.
 
     Behind a list its owner is told of failures. Held mail is found by the path in its row, which must

@@ -7,6 +7,7 @@ import os
 import re
 from collections import deque
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final
 
 from twisted.internet.defer import Deferred, succeed
@@ -59,9 +60,13 @@ class Template:
         self._parts = tuple(part for part in rest.split("/") if part not in ("", "."))
         if ".." in self._parts:
             raise ValueError("must not contain .. behind {user} or {home}")
+        self._folder = lru_cache(maxsize=1024)(self._made)
 
     def folder(self, user: str, home: str) -> Folder | None:
         """The folder of `user`, None if it would need a home and there is none."""
+        return self._folder(user, home)
+
+    def _made(self, user: str, home: str) -> Folder | None:
         parts = tuple(part.replace("{user}", user) for part in self._parts)
         if self._base:
             return Folder(self._base, parts, make_base=True)

@@ -39,19 +39,6 @@ def judge(recipient: Recipient, result: Result, after: float | None) -> Result:
     return replace(result, outcome=Outcome.FAILED, reply=reply)
 
 
-def report(log: Journal, entry: Entry, recipient: Recipient, result: Result) -> None:
-    """The line in the log that says what became of a recipient."""
-    log.info(
-        "{id} {outcome}: {mode} to {recipient}{host}: {reply}",
-        id=entry.id,
-        outcome=result.outcome.value,
-        mode=recipient.mode.value,
-        recipient=str(recipient.path),
-        host=f" at {result.host}" if result.host else "",
-        reply=str(result.reply),
-    )
-
-
 @implementer(ISettling)
 class Settling:
     def __init__(
@@ -78,7 +65,7 @@ class Settling:
             _is_plain(recipient, result) for recipient, result in results.items()
         ):
             for recipient, result in results.items():
-                report(self._log, entry, recipient, result)
+                self._report(entry, recipient, result)
             return self._write(Settlement(entry.id, tuple(results.items())))
         return self._judge(entry, results)
 
@@ -108,7 +95,7 @@ class Settling:
                 else:
                     held.append(recipient)
             settled[recipient] = result
-            report(self._log, entry, recipient, result)
+            self._report(entry, recipient, result)
         told = self._tell(entry, results, settled, warn)
         rows = tuple(_row(recipient, result, settled) for recipient, result in results.items())
         settlement = Settlement(entry.id, rows, due, warn, self._look(entry, held, warn))
@@ -178,6 +165,17 @@ class Settling:
         failure.trap(OSError)
         self._log.error("cannot settle: {why}; trying again", why=failure.getErrorMessage())
         return deferLater(self._clock, AGAIN, lambda: None).addCallback(lambda _: what())
+
+    def _report(self, entry: Entry, recipient: Recipient, result: Result) -> None:
+        self._log.info(
+            "{id} {outcome}: {mode} to {recipient}{host}: {reply}",
+            id=entry.id,
+            outcome=result.outcome.value,
+            mode=recipient.mode.value,
+            recipient=str(recipient.path),
+            host=f" at {result.host}" if result.host else "",
+            reply=str(result.reply),
+        )
 
 
 def _is_plain(recipient: Recipient, result: Result) -> bool:

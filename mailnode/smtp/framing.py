@@ -11,6 +11,7 @@ from typing import Final
 
 CRLF: Final = b"\r\n"
 END_OF_DATA: Final = b"\r\n.\r\n"
+_DOT: Final = b"\r\n."  # at the beginning of a line
 _CR, _LF = CRLF  # as numbers, which are counted faster than octet strings
 _BARE: Final = re.compile(rb"\r\n|\r|\n")
 
@@ -91,7 +92,8 @@ class DataReader:
         """
         octets = self._kept + octets
         rest = b""
-        end = octets.find(END_OF_DATA)
+        dot = octets.find(_DOT)  # as a rule there is one, and it is that of the end
+        end = dot if octets.startswith(END_OF_DATA, dot) else octets.find(END_OF_DATA, dot)
         if end >= 0:
             self.ended = True
             rest = octets[end + 5 :]
@@ -102,7 +104,8 @@ class DataReader:
             octets = octets[:whole]
         pairs = octets.count(CRLF)
         bare = octets.count(_LF) != pairs or octets.count(_CR) != pairs
-        octets = octets.replace(b"\r\n.", CRLF)
+        if dot >= 0 and dot != end:
+            octets = octets.replace(_DOT, CRLF)
         if self._fresh and octets:
             self._fresh = False
             octets = octets[2:]
