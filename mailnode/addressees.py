@@ -34,6 +34,14 @@ class Addressees:
         """The one recipient, None if there are others."""
         return next(iter(self._rulings)) if len(self._rulings) == 1 else None
 
+    @property
+    def only_place(self) -> Destination | None:
+        """The one place to which all of them lead, None if there are others."""
+        if len(self._rulings) != 1:
+            return None
+        (ruling,) = self._rulings.values()
+        return ruling.destinations[0] if len(ruling.destinations) == 1 else None
+
     def destinations(self) -> Iterator[Destination]:
         """Where the message goes, from all recipients."""
         return (where for ruling in self._rulings.values() for where in ruling.destinations)

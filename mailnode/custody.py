@@ -357,12 +357,10 @@ class Custody:
 
     def _only_mailbox(self, recipients: list[Recipient]) -> Destination | None:
         """Where the message goes, if that is one mailbox here and nobody is to hear of it."""
-        if self._mode is not Mode.MAIL or len(recipients) != 1 or "SUCCESS" in recipients[0].notify:
+        where = self._addressees.only_place
+        if where is None or self._mode is not Mode.MAIL or "SUCCESS" in recipients[0].notify:
             return None
-        places = self._addressees.destinations()
-        where = next(places)
-        # A list has an owner of its own, and a name that stands for several is taken apart by dispatch.
-        return where if where.sender is None and next(places, None) is None else None
+        return where if where.sender is None else None  # a list's owner would hear of failures
 
     def _repeated(self, failure: Failure) -> Reply:
         """The client did not hear our reply the first time."""

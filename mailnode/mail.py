@@ -74,8 +74,8 @@ class Path(Struct, frozen=True, gc=False, array_like=True):
         return Path(self.local, self.domain, (*hosts, *self.route))
 
     def __str__(self) -> str:
-        route = ",".join("@" + host for host in self.route)
-        return f"<{route}:{self.mailbox}>" if route else f"<{self.mailbox}>"
+        mailbox = _mailbox(self.local, self.domain)
+        return f"<{','.join('@' + host for host in self.route)}:{mailbox}>" if self.route else f"<{mailbox}>"
 
 
 @lru_cache(maxsize=1024)  # of those who write and are written to again and again
@@ -120,12 +120,14 @@ class Reply(Struct, frozen=True, gc=False, array_like=True):
         return _encode(self, enhanced)
 
     def __str__(self) -> str:
-        prefix = f"{self.status} " if self.status else ""
-        return f"{self.code} {prefix}{' / '.join(self.lines)}"
+        text = self.text if isinstance(self.text, str) else " / ".join(self.text)
+        return f"{self.code} {self.status} {text}" if self.status else f"{self.code} {text}"
 
 
 def _encode(reply: Reply, enhanced: bool) -> bytes:
     prefix = f"{reply.status} " if enhanced and reply.status else ""
+    if isinstance(reply.text, str):
+        return _printable(f"{reply.code} {prefix}{reply.text}") + b"\r\n"
     lines = reply.lines or ("",)
     rows = [f"{reply.code}-{prefix}{line}" for line in lines[:-1]]
     rows.append(f"{reply.code} {prefix}{lines[-1]}")

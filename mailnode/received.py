@@ -33,16 +33,19 @@ def received(
     client: Client, hostname: str, id: str, only: Path | None, now: float, utf8: bool = False
 ) -> bytes:
     """The field, with its CRLF. `only` is named when the message has this one recipient."""
-    name = client.hello if _SAFE_NAME.match(client.hello) else "unknown"
-    lines = [f"Received: from {name}{_literal(client.address)}"]
-    lines.append(f"\tby {hostname} with {protocol(client, utf8)} id {id}")
     # A list of recipients would tell each of them about the others (RFC 5321 7.6).
     mailbox = "" if only is None else only.mailbox
-    if mailbox and len(mailbox) < 500 and mailbox.isascii():
-        lines.append(f"\tfor <{mailbox}>")
-    lines[-1] += ";"
-    lines.append(f"\t{_date(int(now))}")
-    return "\r\n".join(lines).encode("ascii", "replace") + b"\r\n"
+    named = f"\r\n\tfor <{mailbox}>" if mailbox and len(mailbox) < 500 and mailbox.isascii() else ""
+    field = f"{_way(client, hostname, utf8)}{id}{named};\r\n\t{_date(int(now))}\r\n"
+    return field.encode("ascii", "replace")
+
+
+@lru_cache(maxsize=256)  # of clients that bring much
+def _way(client: Client, hostname: str, utf8: bool) -> str:
+    """The field up to the id: where the message came from, and how."""
+    name = client.hello if _SAFE_NAME.match(client.hello) else "unknown"
+    by = f"by {hostname} with {protocol(client, utf8)} id "
+    return f"Received: from {name}{_literal(client.address)}\r\n\t{by}"
 
 
 @lru_cache(maxsize=2)

@@ -218,7 +218,8 @@ class ReceiverRole:
             self._running = False
         if written:
             # While others are being decided, theirs may follow in this turn of the reactor.
-            self._channel.write(b"".join(written), more=self._open > 0)
+            octets = written[0] if len(written) == 1 else b"".join(written)
+            self._channel.write(octets, more=self._open > 0)
             written.clear()
         if self._securing:
             self._secure()
