@@ -20,6 +20,7 @@ from mailnode.delivery.dispatch import Dispatch
 from mailnode.delivery.mailbox import MemoryMailbox
 from mailnode.delivery.notices import Notices
 from mailnode.delivery.settling import Settling
+from mailnode.delivery.short_way import ShortWay
 from mailnode.directory.directory import Directory
 from mailnode.directory.users import NamedUsers
 from mailnode.intake import Intake
@@ -152,6 +153,7 @@ class House:
         parts = (self.routing, self.mailbox, self.terminals, self.relay, settling)
         self.dispatch = Dispatch(self.spool, *parts, self.clock, now)
         self.intake.dispatch = self.dispatch
+        self.intake.short_way = ShortWay(self.mailbox, self.clock)
         rules = [PeerRule(name, networks=tuple(networks)) for name, networks in peers.items()]
         held = [_peer(name, networks) for name, networks in peers.items()]
         self.peering = Peering(held, self.spool, self.routing, settling, now)

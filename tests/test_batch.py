@@ -113,6 +113,44 @@ def test_items_with_patience_wait_for_others_and_go_with_the_first_that_has_none
     assert last.result == 4
 
 
+def test_who_is_in_a_hurry_waits_for_nobody_and_takes_the_others_along() -> None:
+    calls, gate, batches = Calls(), Event(), list[list[int]]()
+
+    def work(items: list[int]) -> list[int]:
+        gate.wait(5)
+        batches.append(items)
+        return items
+
+    thread = BatchThread[int, int]("test", work, calls.call_from_thread, gather=60.0)
+    crowd = [thread.submit(number) for number in range(3)]
+    gate.set()
+    calls.wait(crowd[-1])
+    patient, gathering = thread.submit(3, patience=60.0), thread.submit(4)
+    with pytest.raises(Empty):
+        calls.queue.get(timeout=0.05)  # it gathers, for there was a crowd
+    calls.wait(thread.submit(5, hurry=True))
+    assert (patient.result, gathering.result) == (3, 4) and batches[-1] == [3, 4, 5]
+    calls.wait(thread.stop())
+
+
+def test_gathering_has_an_end() -> None:
+    calls, gate = Calls(), Event()
+
+    def work(items: list[int]) -> list[float]:
+        gate.wait(5)
+        return [monotonic()] * len(items)
+
+    thread = BatchThread[int, float]("test", work, calls.call_from_thread, gather=0.05)
+    crowd = [thread.submit(number) for number in range(3)]
+    gate.set()
+    calls.wait(crowd[-1])
+    begin = monotonic()
+    last = thread.submit(3)
+    calls.wait(last)
+    assert isinstance(last.result, float) and 0.04 < last.result - begin < 4
+    calls.wait(thread.stop())
+
+
 def test_patience_has_an_end_and_the_shortest_counts() -> None:
     calls = Calls()
     thread = BatchThread[int, int]("test", lambda items: items, calls.call_from_thread)

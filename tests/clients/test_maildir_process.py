@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path as File
 
@@ -20,6 +19,7 @@ from mailnode.delivery.mailbox import DELIVERED, IN_A_LOOP, outcome
 from mailnode.delivery.maildir import Folder, Job
 from mailnode.delivery.maildir_process import MaildirProcess
 from mailnode.mail import Body, Path
+from tests.clients.waiting import gone
 
 SENDER = Path("smith", "usc.example")
 
@@ -30,19 +30,6 @@ def job(root: File, name: str, user: str = "jones", body: Body | None = None) ->
 
 def names(root: File, user: str = "jones", part: str = "new") -> list[str]:
     return sorted(path.name for path in (root / user / part).iterdir())
-
-
-def gone(pid: int, seconds: float = 5.0) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            state = File(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.01)
-    return False
 
 
 @pytest.fixture
@@ -169,6 +156,7 @@ import sys, time
 from mailnode.delivery.maildir_process import MaildirProcess
 from mailnode.delivery.maildir import Folder, Job
 from mailnode.mail import Body, Path
+from tests.clients.waiting import gone
 writer = MaildirProcess(False, print)
 writer.write([Job(Folder(sys.argv[1], ("jones",), False), "a", Body.of(b""), Path(""))])
 print(writer.pid, flush=True)
