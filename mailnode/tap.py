@@ -75,12 +75,12 @@ class TwistdNode(Node):
         that it shows with a traceback."""
         on_terminal = self.twistd.get("nodaemon") and not any(map(self.twistd.get, ELSEWHERE))
         _say(error, not on_terminal)
-        if (pipe := self.twistd.get("statusPipe")) is not None:  # of the daemon, to whoever started it
-            with suppress(OSError):
-                os.write(pipe, b"1 " + str(error).encode("ascii", "replace")[:PIPE])
         if name := self.twistd.get("pidfile"):
             with suppress(OSError):
                 os.unlink(name)
+        if (pipe := self.twistd.get("statusPipe")) is not None:  # of the daemon, to whoever started it
+            with suppress(OSError):
+                os.write(pipe, b"1 " + str(error).encode("ascii", "replace")[:PIPE])
         raise SystemExit(1)
 
 
