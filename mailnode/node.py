@@ -114,6 +114,7 @@ class House:
         self.dialing: Dialing
         self.starting: Starting | None = None
         self.mailbox: Maildir
+        self.short_way: ShortWay
         became = self._became if send else None
         self.terminal_room = TerminalRoom(reactor, receive=receive, became=became)
         self._descriptors = Descriptors(descriptor_limit(), count_descriptors, time.monotonic)
@@ -264,6 +265,7 @@ class House:
             return
         parts = (self.routing, self.mailbox, self.terminals, self.relay, settling)
         if self.dispatch is None:
+            self.short_way = ShortWay(self.mailbox, self._reactor)
             poll = 30.0 if self._receive else SENDER_POLL
             self.dispatch = Dispatch(self.spool, *parts, self._reactor, time.time, poll)
             wake = peering.settlements.queued = self.dispatch.wake
@@ -272,9 +274,11 @@ class House:
             if not self._receive:
                 peering.elsewhere = Nudge(self._reactor, os.path.join(data, RECEIVER_SOCKET)).wake
         else:
+            self.mailbox.start()
+            self.short_way.use(self.mailbox)
             self.dispatch.use(*parts)
         self.intake.dispatch = self.dispatch
-        self.intake.short_way = ShortWay(self.mailbox, self._reactor)
+        self.intake.short_way = self.short_way
 
     # ------------------------------------------------------------- life
 

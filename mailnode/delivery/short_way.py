@@ -41,6 +41,10 @@ class ShortWay:
         self._late = 0  # deliveries that nobody waits for any longer, and which have not ended
         self._timer: IDelayedCall | None = None
 
+    def use(self, mailbox: IMailbox) -> None:
+        """The configuration has changed: what comes from now on goes to this one."""
+        self._mailbox = mailbox
+
     def deliver(self, entry: Entry, where: Destination) -> Deferred[Attempt] | None:
         if self._late or not self._mailbox.is_quick or not isinstance(where.place, Local):
             return None

@@ -39,6 +39,9 @@ NODE = """
 hostname = "mit.example"
 [users]
 names = ["jones", "brown"]
+[lists]
+jones-list = ["jones"]
+brown-list = ["brown"]
 [retry]
 first = "1s"
 """
@@ -52,10 +55,18 @@ class Campaign:
     """Sessions that send messages with ids, each id once, and write down which ones were acknowledged.
 
     A session whose connection breaks goes on with a new one and new ids until `count` are acknowledged.
-    `sizes` are octets to choose from.
+    `sizes` are octets to choose from. To lists they go by the spool, also where a mailbox would be quick.
     """
 
-    def __init__(self, port: Callable[[], int], count: int, domain: str, sizes: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        port: Callable[[], int],
+        count: int,
+        domain: str,
+        sizes: tuple[int, ...],
+        to_lists: bool = False,
+    ) -> None:
+        self._to = "-list" if to_lists else ""
         self.attempted: set[str] = set()
         self.acknowledged: set[str] = set()
         self._port = port
@@ -108,7 +119,7 @@ class Campaign:
         body *= max(1, draw.choice(self._sizes) // len(body))
         user = draw.choice(("jones", "brown"))
         self._say(channel, replies, b"MAIL FROM:<smith@client.example>", b"250")
-        self._say(channel, replies, f"RCPT TO:<{user}@{self._domain}>".encode(), b"250")
+        self._say(channel, replies, f"RCPT TO:<{user}{self._to}@{self._domain}>".encode(), b"250")
         self._say(channel, replies, b"DATA", b"354")
         text = body.replace(b"\r\n", b"\n")
         header = f"X-Id: {id} {len(text)} {zlib.crc32(text)}\r\n\r\n".encode()
@@ -221,15 +232,19 @@ def free_port() -> int:
 
 
 @pytest.mark.parametrize(
-    ("count", "sizes"),
-    [(MESSAGES, (300, 4096, 30_000)), (MESSAGES // 8, (100 << 10, 300 << 10, 1000))],
-    ids=["small", "large"],
+    ("count", "sizes", "to_lists"),
+    [
+        (MESSAGES, (300, 4096, 30_000), False),
+        (MESSAGES, (300, 4096, 30_000), True),
+        (MESSAGES // 8, (100 << 10, 300 << 10, 1000), False),
+    ],
+    ids=["small", "spooled", "large"],
 )
 def test_no_acknowledged_message_is_lost_or_doubled_by_kill_9(
-    make_node: Any, count: int, sizes: tuple[int, ...]
+    make_node: Any, count: int, sizes: tuple[int, ...], to_lists: bool
 ) -> None:
     node = make_node(NODE).start()
-    campaign = Campaign(lambda: node.port, count, "mit.example", sizes).start()
+    campaign = Campaign(lambda: node.port, count, "mit.example", sizes, to_lists).start()
     try:
         kill_and_start(random.Random(SEED), campaign, count, node)
         campaign.finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -129,3 +130,38 @@ def test_a_mailbox_that_cannot_be_written_leaves_the_message_in_the_queue(node: 
     run(*MAILNODE, "--config", node.file, "queue", "retry", "--all")
     assert len(node.wait_for_mail("brown")) == 1
     node.wait_for_empty_spool()
+
+
+@pytest.mark.parametrize("blow", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_under_load_every_message_arrives_once_whatever_happens_to_the_writer(
+    node: Any, need: Any, blow: signal.Signals
+) -> None:
+    command = [
+        *[need("smtp-source"), "-s", "20", "-m", "2000", "-l", "4096", "-M", "usc.example", "-d"],
+        *["-f", "smith@usc.example", "-t", "jones@mit.example", f"127.0.0.1:{node.port}"],
+    ]
+    pid, box = writer(node), node.data / "mail/jones/new"
+    with subprocess.Popen(command) as source:
+        wait_until(lambda: box.is_dir() and len(os.listdir(box)) >= 500, "500 messages")
+        os.kill(pid, blow)
+        if blow is signal.SIGSTOP:
+            time.sleep(3 * PATIENCE)
+            os.kill(pid, signal.SIGCONT)
+        assert source.wait(60) == 0
+    node.wait_for_mail("jones", 2000)
+    node.wait_for_empty_spool()
+    assert len(node.mailbox("jones")) == 2000
+
+
+def test_a_message_that_was_begun_before_the_configuration_was_reread_takes_the_short_way_too(
+    node: Any,
+) -> None:
+    talk = node.talk()
+    opening = ("HELO usc.example", "MAIL FROM:<smith@usc.example>", "RCPT TO:<jones@mit.example>", "DATA")
+    assert talk.codes(*opening) == [250, 250, 250, 354]
+    node.process.send_signal(signal.SIGHUP)
+    node.wait_for_log("configuration reread")
+    assert talk.say("Subject: lunch\r\n\r\nAt noon?\r\n.") == ["250 OK"]
+    assert len(node.mailbox("jones")) == 1
+    node.wait_for_log("octets, at once")
+    assert "failed" not in node.text()

@@ -346,7 +346,9 @@ HOUSE = """
 hostname = "mit.edu"
 [users]
 names = ["Jones"]
-"""
+[lists]
+all = ["Jones"]
+"""  # what goes to a list goes by the spool, however quick the mailbox is
 
 
 def test_a_node_whose_child_is_killed_at_work_loses_nothing_and_delivers_nothing_twice(
@@ -355,7 +357,7 @@ def test_a_node_whose_child_is_killed_at_work_loses_nothing_and_delivers_nothing
     node = make_node(HOUSE).start()
     command = [
         *[need("smtp-source"), "-s", "20", "-m", "3000", "-l", "4096", "-M", "usc.edu", "-d"],
-        *["-f", "smith@usc.edu", "-t", "Jones@mit.edu", f"127.0.0.1:{node.port}"],
+        *["-f", "smith@usc.edu", "-t", "all@mit.edu", f"127.0.0.1:{node.port}"],
     ]
 
     def children() -> list[int]:
