@@ -35,6 +35,7 @@ class StoppedError(RuntimeError):
     """An item was submitted after `stop`."""
 
 
+_ERRORS: Final = (Failure, BaseException)
 _NOW: Final = 0.0  # times that have passed: when a batch has gathered,
 _AT_ONCE: Final = -1.0  # without that,
 _STOP: Final = -2.0  # for the last time
@@ -187,7 +188,7 @@ def _results(
 
 def _fire(waiting: list[Deferred[R]], results: Sequence[R | Failure | BaseException]) -> None:
     for deferred, result in zip(waiting, results, strict=True):
-        if isinstance(result, Failure | BaseException):
+        if isinstance(result, _ERRORS):
             deferred.errback(result)
         else:
             deferred.callback(result)

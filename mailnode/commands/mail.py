@@ -49,6 +49,9 @@ def running(configuration: Configuration) -> Where | None:
                 status = node.ask("status")
         except (NoNodeError, RefusedError, OSError):
             continue  # the configuration says where it would listen
+        name = str(status.get("hostname", configuration.host))
+        if name.lower() != configuration.host.lower():
+            note(f"the node is still {name}, the configuration says {configuration.host}: start it again")
         for listener in status.get("listening", ()):
             if listener.get("role") == "smtp" and (where := parse_where(str(listener.get("where")))):
                 return Where(_LOOPBACK.get(where.host, where.host), where.port)

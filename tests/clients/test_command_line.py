@@ -71,6 +71,16 @@ def test_mail_reaches_the_mailbox_and_says_what_became_of_each(make_node: Any) -
     assert message.endswith("\n\nLunch?\n.\n")
 
 
+def test_a_node_that_was_started_under_another_name_is_named(make_node: Any) -> None:
+    node = make_node(HOUSE).start()
+    said = mailnode(node.folder, "mail", "jones", said="Lunch?\n")
+    assert said.returncode == 0 and said.stderr == b""
+    node.file.write_text(node.file.read_text().replace("mit.example", "usc.example"))
+    said = mailnode(node.folder, "mail", "jones@mit.example", said="Lunch?\n")
+    assert said.returncode == 0
+    assert b"the node is still mit.example, the configuration says usc.example: start it again" in said.stderr
+
+
 def test_a_large_message_goes_through_whole(make_node: Any) -> None:
     node = make_node(HOUSE).start()
     text = b"Subject: large\n\n" + b".%079d\n" % 7 * 50_000
