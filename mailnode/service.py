@@ -24,8 +24,8 @@ from mailnode.control_client import RECEIVER_SOCKET, SOCKET
 from mailnode.descriptors import raise_limit
 from mailnode.node import House, TlsError
 from mailnode.privileges import doubts, give_folder
-from mailnode.terminal_room import remove_stale
 from mailnode.trace import TraceLines
+from mailnode.unix_sockets import remove_stale
 
 LOOK_EVERY: Final = 30.0  # seconds between looks after held mail; few messages, found by an index
 # With the default of 5 ms a busy reactor starves the threads that write to the disk: they need the

@@ -8,8 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import pwd
-import socket
-import stat
 import time
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -30,6 +28,7 @@ from mailnode.terminals.say import Say
 from mailnode.terminals.say_file import Login, SayFiles
 from mailnode.terminals.terminals import Terminals
 from mailnode.terminals.utmp_file import UtmpFile
+from mailnode.unix_sockets import remove_stale
 
 UTMP: Final = "/run/utmp"
 BACKLOG: Final = 1000  # connections that wait to be accepted; after a restart everybody comes at once
@@ -130,21 +129,6 @@ class TerminalRoom:
             self._port = None
         if self._attached is not None:
             self._attached.close()
-
-
-def remove_stale(path: str) -> None:
-    """Removes the socket of a process that was killed; OSError if it is another's or no socket at all."""
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise FileExistsError(errno.EEXIST, "a file that is no socket is there")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        # ECONNREFUSED: nobody listens any more. EAGAIN: somebody does, and has much to do.
-        if probe.connect_ex(path) != errno.ECONNREFUSED:
-            raise OSError(errno.EADDRINUSE, "another node listens there")
-    os.unlink(path)
 
 
 # ------------------------------------------------------------- parts, also for the command line
