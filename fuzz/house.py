@@ -58,7 +58,7 @@ class Spool(MemorySpool):
         super().__init__(clock.seconds, randbits=random.Random(1).getrandbits)
         self.drafts: set[Draft] = set()
         self.late = False
-        self._unsaid: list[tuple[Deferred[Entry | None], Deferred[Entry | None]]] = []
+        self._unsaid: list[tuple[Deferred[Any], Deferred[Any]]] = []
 
     def draft(self) -> Draft:
         draft = Draft(self, self._clock())
@@ -66,12 +66,19 @@ class Spool(MemorySpool):
         return draft
 
     def accept(self, *arguments: Any, **options: Any) -> Deferred[Entry | None]:
-        accepted = super().accept(*arguments, **options)
+        return self.unsaid(super().accept(*arguments, **options))
+
+    def unsaid(self, done: Deferred[Any]) -> Deferred[Any]:
+        """What is `done`, heard of when the disk has caught up."""
         if not self.late:
-            return accepted
-        told: Deferred[Entry | None] = Deferred()
-        self._unsaid.append((accepted, told))
+            return done
+        told: Deferred[Any] = Deferred()
+        self._unsaid.append((done, told))
         return told
+
+    @property
+    def waiting_for_disk(self) -> int:
+        return len(self._unsaid)
 
     def says(self) -> None:
         """The disk has caught up."""
@@ -90,6 +97,17 @@ class NoRelay:
     def deliver(self, hop: Hop, letter: Letter) -> Deferred[Results]:
         self.letters.append((hop, letter))
         return succeed(dict.fromkeys(letter.recipients, LINE_DOWN))
+
+
+class Mailbox(MemoryMailbox):
+    """On the disk of the spool: late when that is."""
+
+    def __init__(self, directory: Directory, hostname: str, spool: Spool) -> None:
+        super().__init__(directory, hostname)
+        self._spool = spool
+
+    def deliver(self, *arguments: Any, **options: Any) -> Deferred[Result]:
+        return self._spool.unsaid(super().deliver(*arguments, **options))
 
 
 class Secrets:
@@ -139,7 +157,9 @@ class House:
         self.directory = Directory(
             [NamedUsers((user, "") for user in users)], domains=[hostname], **(names or {})
         )
-        self.mailbox: Any = mailbox(self.directory) if mailbox else MemoryMailbox(self.directory, hostname)
+        self.mailbox: Any = (
+            mailbox(self.directory) if mailbox else Mailbox(self.directory, hostname, self.spool)
+        )
         peers = peers or {}
         domains = [f"{name}.example" for name in peers]
         self.routing = Routing(hostname, [hostname], self.directory, routes=routes, held=domains)

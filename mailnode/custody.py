@@ -1,7 +1,7 @@
 """Custody of one transaction: no promise is given before it is true.
 
 What each verb needs (RFC 821 3.4):
-- MAIL: everything goes into the spool.
+- MAIL: everything goes into the spool, or at once into the one mailbox that it is for.
 - SEND: shown on terminals before the reply. Recipients elsewhere, and those who left between RCPT and
   the last dot while others were reached, go into the spool: dispatch relays or sends the notice.
 - SOML: shown, and spooled as MAIL for those who were not reached.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from mailnode.custody import NO_MEMORY, NO_STORAGE, Custody, House
@@ -118,7 +119,8 @@ class Intake:
             if attempt.result is not None and attempt.result.outcome is Outcome.DELIVERED:
                 draft.discard()
                 return attempt.result
-            return self._spool(id, envelope, draft, held, True, once, patient, hurry, attempt)
+            spooled = self._spool(id, envelope, draft, held, True, once, patient, hurry, attempt)
+            return spooled.addErrback(_or_delivered, attempt)
 
         return tried.addCallback(is_it_safe)
 
@@ -164,3 +166,14 @@ class Intake:
                 if look is not None:
                     held[host] = look
         return held
+
+
+def _or_delivered(failure: Failure, attempt: Attempt) -> Deferred[Result | None]:
+    """The spool refuses what a mailbox may have in a moment: a refusal now would bring it twice."""
+
+    def ended(result: Result) -> Result | None:
+        if result.outcome is not Outcome.DELIVERED:
+            failure.raiseException()
+        return result
+
+    return fail(failure) if attempt.later is None else attempt.later.addCallback(ended)

@@ -114,7 +114,7 @@ class House:
         self.dialing: Dialing
         self.starting: Starting | None = None
         self.mailbox: Maildir
-        self.short_way: ShortWay
+        self.intake: Intake
         became = self._became if send else None
         self.terminal_room = TerminalRoom(reactor, receive=receive, became=became)
         self._descriptors = Descriptors(descriptor_limit(), count_descriptors, time.monotonic)
@@ -143,6 +143,7 @@ class House:
         """Everything that follows from the configuration; called again on SIGHUP."""
         if self._furnished:
             self.mailbox.stop()  # when what it has in hand is written
+            self.intake.short_way = None  # what was begun is routed afresh, and that is what dispatch does
         as_it_was = structs.replace(self.configuration, peer=configuration.peer, dial=configuration.dial)
         others_alone = as_it_was == configuration
         reactor, spool, hostname = self._reactor, self.spool, configuration.host
@@ -265,7 +266,6 @@ class House:
             return
         parts = (self.routing, self.mailbox, self.terminals, self.relay, settling)
         if self.dispatch is None:
-            self.short_way = ShortWay(self.mailbox, self._reactor)
             poll = 30.0 if self._receive else SENDER_POLL
             self.dispatch = Dispatch(self.spool, *parts, self._reactor, time.time, poll)
             wake = peering.settlements.queued = self.dispatch.wake
@@ -275,10 +275,9 @@ class House:
                 peering.elsewhere = Nudge(self._reactor, os.path.join(data, RECEIVER_SOCKET)).wake
         else:
             self.mailbox.start()
-            self.short_way.use(self.mailbox)
             self.dispatch.use(*parts)
         self.intake.dispatch = self.dispatch
-        self.intake.short_way = self.short_way
+        self.intake.short_way = ShortWay(self.mailbox, self._reactor)
 
     # ------------------------------------------------------------- life
 

@@ -221,6 +221,19 @@ def test_what_neither_mailbox_nor_spool_takes_is_refused(world: World) -> None:
     assert replies == [LOCAL_ERROR] and world.intake.in_hand.octets == 0
 
 
+@pytest.mark.parametrize(("result", "code"), [(DELIVERED, 250), (STORAGE_FULL, 451)])
+def test_where_the_spool_refuses_what_a_mailbox_may_have_in_a_moment_the_mailbox_decides(
+    world: World, result: Result, code: int
+) -> None:
+    replies = world.give()
+    world.spool.close()
+    world.clock.advance(PATIENCE)
+    world.clock.advance(PATIENCE)
+    assert not replies
+    world.ends(result)
+    assert [reply.code for reply in replies] == [code] and world.intake.in_hand.octets == 0
+
+
 def test_a_message_arrives_when_its_data_begins_whichever_way_it_goes(world: World) -> None:
     """So that the name of its file is the same, should it be delivered once more."""
     begun: list[Entry] = []

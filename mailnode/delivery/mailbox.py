@@ -172,7 +172,7 @@ class Maildir:
         """Does a batch, in the thread; of `start` there is nothing to be done but what comes first."""
         jobs = [item for item in items if item is not None]
         results = iter([outcome(error) for error in self._writer.write(jobs)])
-        if jobs:
+        if jobs and self._writer.flush is not None:
             self._flushes.append(self._writer.flush)
             self._flush = sorted(self._flushes)[len(self._flushes) // 2]
         return [DELIVERED if item is None else next(results) for item in items]

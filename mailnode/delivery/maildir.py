@@ -19,7 +19,6 @@ import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from math import inf
 from time import monotonic
 from typing import Final
 
@@ -120,11 +119,13 @@ class MaildirWriter:
         self._clock = clock
         self._privileged = privileged
         self._swept: set[Folder] = set()
-        self.flush = inf  # seconds that the disk took to make the folders of the last batch durable
+        # Seconds that the last batch took to be durable: its folders, or a file where that took longer.
+        self.flush: float | None = None
 
     def write(self, jobs: Sequence[Job]) -> list[OSError | None]:
         """Stores every message durably; for each None, or the error that prevented it."""
         batch = _Batch()
+        self.flush = None
         try:
             self._write_all(jobs, batch)
             try:
@@ -132,6 +133,7 @@ class MaildirWriter:
                 self._rename_all(jobs, batch)
                 self._sync_folders(batch)
             except OSError as error:
+                self._take_back(jobs, batch)
                 return [batch.errors.get(number, error) for number in range(len(jobs))]
             return [batch.errors.get(number) for number in range(len(jobs))]
         finally:
@@ -182,18 +184,21 @@ class MaildirWriter:
             for descriptor in batch.folders:
                 self._disk.fsync(descriptor)
         if batch.folders:
-            self.flush = self._disk.now() - began
+            self.flush = max(self._disk.now() - began, self.flush or 0.0)
 
     def _in_bulk(self, count: int) -> bool:
         return count > FEW and self._disk.has_syncfs
 
     def _sync_files(self, batch: _Batch) -> None:
+        began = self._disk.now()
         # The descriptor of tmp/ was open before the first write: a syncfs on it reports any loss since.
         for descriptor in {box.device: box.tmp for _, box, file in batch.written if file < 0}.values():
             self._disk.syncfs(descriptor)
         for _, _, file in batch.written:
             if file >= 0:
                 self._disk.fsync(file)
+        if batch.written:
+            self.flush = (self._disk.now() - began) / len(batch.written)
 
     def _rename_all(self, jobs: Sequence[Job], batch: _Batch) -> None:
         for number, box, _ in batch.written:
@@ -204,6 +209,13 @@ class MaildirWriter:
                 batch.folders[box.new] = box.device
             except OSError as error:
                 batch.errors[number] = error
+
+    def _take_back(self, jobs: Sequence[Job], batch: _Batch) -> None:
+        """Nobody is told that these are there, so they will come again: if it can be, not twice."""
+        for number, box, _ in batch.written:
+            if number in batch.renamed:
+                with suppress(OSError):
+                    os.unlink(jobs[number].name, dir_fd=box.new)
 
     def _close_all(self, jobs: Sequence[Job], batch: _Batch) -> None:
         for number, box, file in batch.written:

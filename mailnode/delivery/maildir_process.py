@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from math import inf
 from typing import Final, NamedTuple
 
 import msgspec
@@ -31,7 +30,7 @@ class Done(NamedTuple):
     """What became of a batch: the number of each job's error, 0 if there was none."""
 
     numbers: list[int]
-    flush: float  # as of `MaildirWriter`
+    flush: float | None  # as of `MaildirWriter`
 
 
 _JOB: Final = msgspec.msgpack.Decoder(Job)
@@ -53,7 +52,7 @@ class MaildirProcess:
         self._child: Child | None = None
         self._own: MaildirWriter | None = None  # without a child
         self._encoder = encoder()
-        self.flush = inf  # as of `MaildirWriter`
+        self.flush: float | None = None  # as of `MaildirWriter`
 
     @property
     def pid(self) -> int:

@@ -11,13 +11,17 @@ from __future__ import annotations
 from typing import Final
 
 from msgspec.structs import replace
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from mailnode.delivery.dispatch import BROKEN
 from mailnode.interfaces import Attempt, IMailbox, IShortWay
 from mailnode.mail import Destination, Entry, Local, Result
 
+MOST: Final = 200  # senders who wait
 PATIENCE: Final = 0.5  # seconds after which a delivery is late: found out within as much again
 
 
@@ -40,13 +44,12 @@ class ShortWay:
         self._longest: set[_Sender] = set()  # of those the ones that waited before the last look
         self._late = 0  # deliveries that nobody waits for any longer, and which have not ended
         self._timer: IDelayedCall | None = None
-
-    def use(self, mailbox: IMailbox) -> None:
-        """The configuration has changed: what comes from now on goes to this one."""
-        self._mailbox = mailbox
+        self._log = Logger("mailnode.delivery")
 
     def deliver(self, entry: Entry, where: Destination) -> Deferred[Attempt] | None:
         if self._late or not self._mailbox.is_quick or not isinstance(where.place, Local):
+            return None
+        if len(self._waiting) >= MOST:
             return None
         (recipient,) = entry.envelope.recipients
         if where.path != recipient.path:
@@ -56,9 +59,16 @@ class ShortWay:
         if self._timer is None:
             self._timer = self._clock.callLater(PATIENCE, self._look)
         reverse_path = where.reverse_path(entry.envelope.reverse_path)
-        delivered = self._mailbox.deliver(where.place.user, entry, recipient, reverse_path, hurry=True)
-        delivered.addCallback(self._ended, sender)
+        try:
+            delivered = self._mailbox.deliver(where.place.user, entry, recipient, reverse_path, hurry=True)
+        except Exception:
+            delivered = fail()
+        delivered.addCallbacks(self._ended, self._unexpected, (sender,), {}, (entry, sender))
         return sender.told
+
+    def _unexpected(self, failure: Failure, entry: Entry, sender: _Sender) -> None:
+        self._log.failure("{id} could not be delivered", failure, id=entry.id)
+        self._ended(Result.later(BROKEN), sender)
 
     def _ended(self, result: Result, sender: _Sender) -> None:
         if sender.later is not None:

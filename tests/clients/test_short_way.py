@@ -153,15 +153,28 @@ def test_under_load_every_message_arrives_once_whatever_happens_to_the_writer(
     assert len(node.mailbox("jones")) == 2000
 
 
-def test_a_message_that_was_begun_before_the_configuration_was_reread_takes_the_short_way_too(
-    node: Any,
+@pytest.mark.parametrize(
+    ("after", "who"),
+    [
+        ('names = ["jones", "brown"]', {"jones"}),
+        ('names = ["brown"]\n[forward]\njones = "brown@mit.example"', {"brown"}),
+        ('names = ["jones", "brown"]\n[aliases]\njones = ["jones", "brown"]', {"jones", "brown"}),
+    ],
+    ids=["the same", "a forward", "a copy"],
+)
+def test_a_message_that_was_begun_before_a_reread_goes_where_the_new_configuration_says(
+    node: Any, after: str, who: set[str]
 ) -> None:
     talk = node.talk()
     opening = ("HELO usc.example", "MAIL FROM:<smith@usc.example>", "RCPT TO:<jones@mit.example>", "DATA")
     assert talk.codes(*opening) == [250, 250, 250, 354]
+    text = node.file.read_text()
+    node.file.write_text(text.replace('names = ["jones", "brown"]', after))
     node.process.send_signal(signal.SIGHUP)
     node.wait_for_log("configuration reread")
     assert talk.say("Subject: lunch\r\n\r\nAt noon?\r\n.") == ["250 OK"]
-    assert len(node.mailbox("jones")) == 1
-    node.wait_for_log("octets, at once")
+    for user in who:
+        node.wait_for_mail(user)
+    node.wait_for_empty_spool()
+    assert {user for user in ("jones", "brown") if node.mailbox(user)} == who
     assert "failed" not in node.text()

@@ -352,6 +352,7 @@ def test_a_sync_that_fails_delivers_nothing_of_its_batch(tmp_path: File, count: 
     assert [error.errno if error else 0 for error in errors] == [errno.EIO] * count
     assert len(disk.calls) == len(set(disk.calls))  # never tried again on the same file
     assert os.listdir(tmp_path / "mail/jones/tmp") == []
+    assert os.listdir(tmp_path / "mail/jones/new") == ["name99"]  # nobody finds what will come again
 
 
 def test_no_descriptor_is_left_open(tmp_path: File) -> None:

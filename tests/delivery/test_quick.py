@@ -65,10 +65,19 @@ def test_what_happens_once_counts_nothing(tmp_path: File) -> None:
     assert [box.deliver() for _ in range(4)] == [True, True, True, False]
 
 
-def test_large_files_do_not_make_a_disk_slow(tmp_path: File) -> None:
+def test_a_disk_that_flushes_folders_for_nothing_and_files_slowly_is_slow(tmp_path: File) -> None:
     box = Box(tmp_path)
-    box.disk.for_files = 1.0
-    assert all(box.deliver() for _ in range(7))
+    box.disk.for_files = 2 * QUICK
+    assert not box.deliver()
+
+
+def test_a_batch_that_failed_says_nothing_of_the_disk(tmp_path: File) -> None:
+    box = Box(tmp_path)
+    (tmp_path / "jones").write_text("a file where the folder should be")
+    assert box.deliver()
+    (tmp_path / "jones").unlink()
+    box.disk.for_folders = 2 * QUICK
+    assert not box.deliver()
 
 
 def test_to_make_ready_stores_nothing_and_says_nothing_of_the_disk(tmp_path: File) -> None:

@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
 from zope.interface.verify import verifyObject
 
+from mailnode.delivery.dispatch import BROKEN
 from mailnode.delivery.mailbox import DELIVERED, STORAGE_FULL
-from mailnode.delivery.short_way import PATIENCE, ShortWay
+from mailnode.delivery.short_way import MOST, PATIENCE, ShortWay
 from mailnode.interfaces import Attempt, IShortWay
 from mailnode.mail import Body, Destination, Entry, Envelope, Held, Hop, Local, Mode, Path, Recipient, Result
+
+
+@contextmanager
+def logged() -> Iterator[list[Any]]:
+    """The failures that are logged meanwhile."""
+    failures: list[Any] = []
+
+    def observe(event: Any) -> None:
+        if "log_failure" in event:
+            failures.append(event)
+
+    globalLogPublisher.addObserver(observe)
+    try:
+        yield failures
+    finally:
+        globalLogPublisher.removeObserver(observe)
+
 
 SMITH = Path("smith", "usc.example")
 JONES = Path("jones", "mit.example")
@@ -117,4 +138,28 @@ def test_while_a_delivery_is_late_nobody_else_waits_for_the_mailbox(world: World
     world.clock.advance(PATIENCE)
     assert not world.give()
     world.mailbox.open.pop().callback(STORAGE_FULL)
+    assert world.give()
+
+
+@pytest.mark.parametrize("how", ["raises", "fails"])
+def test_a_mailbox_that_breaks_its_word_is_tried_again_and_stops_nobody(world: World, how: str) -> None:
+    good = world.mailbox.deliver
+
+    def broken(*arguments: Any, **options: Any) -> Deferred[Result]:
+        if how == "raises":
+            raise RuntimeError("no thread can be started")
+        return fail(RuntimeError("no thread can be started"))
+
+    world.mailbox.deliver = broken  # type: ignore[method-assign]
+    with logged() as failures:
+        assert world.give()
+    assert world.heard == [Attempt(Result.later(BROKEN))] and len(failures) == 1
+    world.mailbox.deliver = good  # type: ignore[method-assign]
+    world.clock.advance(PATIENCE)
+    assert world.give() and not world.clock.getDelayedCalls()[1:]
+
+
+def test_only_so_many_senders_wait(world: World) -> None:
+    assert [world.give() for _ in range(MOST + 1)] == [True] * MOST + [False]
+    world.mailbox.open.pop().callback(DELIVERED)
     assert world.give()

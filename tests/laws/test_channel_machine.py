@@ -225,9 +225,9 @@ class Hosts(RuleBasedStateMachine):
         assert self.errors == []
 
     @invariant()
-    def a_draft_belongs_to_an_open_connection(self) -> None:
+    def a_draft_belongs_to_an_open_connection_or_waits_for_the_disk(self) -> None:
         for house in self.houses.values():
-            assert len(house.spool.drafts) <= len(house.factory._channels) + 1
+            assert len(house.spool.drafts) <= len(house.factory._channels) + 1 + house.spool.waiting_for_disk
 
     def _roles(self) -> list[Any]:
         assert self.wire is not None
