@@ -1,7 +1,7 @@
 """The log of a node: one line an event, printable ASCII only, gathered for a moment.
 
 It looks as Twisted's own file log does. Differences: what a stranger may have said cannot leave its line
-or reach the terminal of whoever reads it; lines of a fiftieth of a second are written at once (a busy
+or reach the terminal of whoever reads it; lines of a moment are written at once (a busy
 node logs thousands a second, and each write costs as much as a reply), those of a warning or worse
 immediately.
 """
@@ -22,7 +22,7 @@ from twisted.python.logfile import LogFile
 from zope.interface import implementer
 
 GATHERED: Final = 256  # lines that wait at most
-SOON: Final = 0.02  # seconds that they wait
+SOON: Final = 0.005  # seconds that they wait
 _NOT_URGENT: Final = frozenset((LogLevel.debug, LogLevel.info))
 
 

@@ -156,7 +156,7 @@ def test_a_node_knows_who_was_there_before_it_and_survives_a_restart_of_the_bus(
     logind.start()
     logind.act("in", "c2", line)
     wait_until(lambda: rcpt(node) == 250, "the node follows it again")
-    assert "systemd-logind says again who is logged in" in node.text()
+    node.wait_for_log("systemd-logind says again who is logged in")
     node.stop()
     assert "Traceback" not in node.text()
 
