@@ -231,10 +231,11 @@ class Custody:
         """What is wrong with the message itself."""
         if self._heading.too_long:
             return HEADER_TOO_LONG
-        if hops(head) > self._house.max_hops + 1:  # our own field is among them
+        header = header_of(head)
+        if hops(header) > self._house.max_hops + 1:  # our own field is among them
             return LOOP
         # Delivery would find it, too; but a refusal now bothers nobody whose address was forged.
-        if self._mode is Mode.MAIL and self._came_back(header_of(head)):
+        if self._mode is Mode.MAIL and self._came_back(header):
             return CAME_BACK
         return None
 

@@ -106,20 +106,20 @@ class Intake:
     ) -> Deferred[Result | None]:
         """Into the mailbox `where` if it is for that one and that is quick (fires with the result), else into
         the spool (None); whoever works it off has it at once if there is room. Errbacks as `accept`."""
-        dispatch, held = self.dispatch, self._held(envelope)
+        dispatch = self.dispatch
         lease = dispatch is not None and dispatch.has_room(patient)
         tried: Deferred[Attempt] | None = None
-        if where is not None and self.short_way is not None and lease and not held and draft.size <= CHUNK:
+        if where is not None and self.short_way is not None and lease and draft.size <= CHUNK:
             entry = Entry(id, envelope, Body.of(draft.head()), draft.arrived)
             tried = self.short_way.deliver(entry, where)
         if tried is None:
-            return self._spool(id, envelope, draft, held, lease, once, patient, hurry)
+            return self._spool(id, envelope, draft, lease, once, patient, hurry)
 
         def is_it_safe(attempt: Attempt) -> Result | Deferred[Result | None]:
             if attempt.result is not None and attempt.result.outcome is Outcome.DELIVERED:
                 draft.discard()
                 return attempt.result
-            spooled = self._spool(id, envelope, draft, held, True, once, patient, hurry, attempt)
+            spooled = self._spool(id, envelope, draft, True, once, patient, hurry, attempt)
             return spooled.addErrback(_or_delivered, attempt)
 
         return tried.addCallback(is_it_safe)
@@ -129,14 +129,13 @@ class Intake:
         id: str,
         envelope: Envelope,
         draft: ISpoolDraft,
-        held: dict[str, float],
         lease: bool,
         once: bytes,
         patient: bool,
         hurry: bool,
         attempt: Attempt | None = None,
     ) -> Deferred[Result | None]:
-        dispatch, holding = self.dispatch, self.holding
+        dispatch, holding, held = self.dispatch, self.holding, self._held(envelope)
 
         def stored(entry: Entry | None) -> None:
             if held and holding is not None:

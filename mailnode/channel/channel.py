@@ -132,11 +132,12 @@ class Channel(Protocol):
         self._direct = len(octets) <= SHORT and not transport.TLS
         if not self._direct:
             return octets
-        sent = transport.writeSomeData(octets)
-        if sent == len(octets):
-            return b""
-        self._direct = False
-        return octets[sent:] if isinstance(sent, int) else octets
+        try:
+            sent = transport.socket.send(octets)
+        except OSError:  # it takes nothing now, or never again: the transport finds out which
+            sent = 0
+        self._direct = sent == len(octets)
+        return octets[sent:]
 
     def expect(self, patience: float) -> None:
         """Something must happen within `patience` seconds from now, or the role is told."""

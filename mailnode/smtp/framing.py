@@ -17,21 +17,21 @@ _BARE: Final = re.compile(rb"\r\n|\r|\n")
 
 
 class Inbound:
-    """Octets that have arrived and are not consumed yet; hands out lines or everything."""
+    """Octets that have arrived and are not consumed yet, `octets` from `at` on; hands out lines or all."""
 
-    __slots__ = ("_at", "_octets", "_overlong")
+    __slots__ = ("_overlong", "at", "octets")
 
     def __init__(self) -> None:
-        self._octets = b""
-        self._at = 0
+        self.octets = b""
+        self.at = 0
         self._overlong = b""  # the first octets of a line over the limit whose end has not come
 
     def __len__(self) -> int:
-        return len(self._octets) - self._at
+        return len(self.octets) - self.at
 
     def feed(self, octets: bytes) -> None:
-        self._octets = self._octets[self._at :] + octets if self._at < len(self._octets) else octets
-        self._at = 0
+        self.octets = self.octets[self.at :] + octets if self.at < len(self.octets) else octets
+        self.at = 0
 
     def line(self, limit: int) -> bytes | None:
         """The next line without its CRLF, None if it has not arrived whole.
@@ -39,13 +39,13 @@ class Inbound:
         A line over `limit` octets comes back cut to `limit` + 1, after all of it was swallowed: it can
         be refused, and no part of it is taken for a command.
         """
-        end = self._octets.find(CRLF, self._at)
+        end = self.octets.find(CRLF, self.at)
         if end < 0:
             if len(self) > limit + 1:  # one more: the last octet may be the CR of a line end
                 self._swallow(limit)
             return None
-        line = self._octets[self._at : end]
-        self._at = end + 2
+        line = self.octets[self.at : end]
+        self.at = end + 2
         if self._overlong:
             line, self._overlong = self._overlong, b""
             return line
@@ -53,21 +53,21 @@ class Inbound:
 
     def verb(self) -> bytes:
         """The first four octets of the next line, in upper case; empty within a line over its limit."""
-        return b"" if self._overlong else self._octets[self._at : self._at + 4].upper()
+        return b"" if self._overlong else self.octets[self.at : self.at + 4].upper()
 
     def _swallow(self, limit: int) -> None:
-        self._overlong = self._overlong or self._octets[self._at : self._at + limit + 1]
-        self._octets = b"\r" if self._octets.endswith(b"\r") else b""
-        self._at = 0
+        self._overlong = self._overlong or self.octets[self.at : self.at + limit + 1]
+        self.octets = b"\r" if self.octets.endswith(b"\r") else b""
+        self.at = 0
 
     def take(self, most: int | None = None) -> bytes:
         """All octets that wait, or at most so many."""
         if most is not None and most < len(self):
-            octets = self._octets[self._at : self._at + most]
-            self._at += most
+            octets = self.octets[self.at : self.at + most]
+            self.at += most
             return octets
-        octets = self._octets[self._at :]
-        self._octets, self._at = b"", 0
+        octets = self.octets[self.at :]
+        self.octets, self.at = b"", 0
         return octets
 
 

@@ -89,9 +89,9 @@ class Machine(ABC):
 
     def next(self) -> events.ReceiverEvent | None:
         """The next event; None if octets, or the answer to the open question, must come first."""
-        out = self._out
+        out, inbound = self._out, self._inbound
         while not out:
-            if self._asking is not None or not self._inbound or not self._consume():
+            if self._asking is not None or inbound.at == len(inbound.octets) or not self._consume():
                 return None
         return out.popleft()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
+from typing import Final
 
 from mailnode.mail import Mode, Path, Reply
 from mailnode.smtp import events, replies
@@ -22,6 +23,8 @@ from mailnode.smtp.transaction import (
     recipient_parameters,
 )
 
+_ASK_DATA: Final = events.AskData()
+_ASK_CUSTODY: Final = events.AskCustody()
 _chunk = re.compile(r"([0-9]{1,12})(?: +([Ll][Aa][Ss][Tt]))?\Z").match
 
 
@@ -130,7 +133,7 @@ class Transactions(Machine):
         elif transaction.terms.binary:
             self._error(replies.BINARY_NEEDS_CHUNKS)  # RFC 3030 3
         elif transaction.recipients:
-            self._ask(events.AskData(), self._data_answered)
+            self._ask(_ASK_DATA, self._data_answered)
         else:
             self._idle += 1
             self._say(self._no_recipients(transaction))
@@ -192,7 +195,7 @@ class Transactions(Machine):
             self._decided(reply)
             self._say_of(transaction, reply)
 
-        self._ask(events.AskCustody(), decided)
+        self._ask(_ASK_CUSTODY, decided)
         # What a terminal has shown decides what its sender does next; LMTP has a reply for each recipient.
         self.may_postpone = transaction.mode is Mode.MAIL and not self.lmtp
 
@@ -221,7 +224,7 @@ class Transactions(Machine):
         elif not transaction.recipients:
             chunk.refusal = self._no_recipients(transaction)
         elif transaction.ends is None:
-            self._ask(events.AskData(), self._chunk_answered)
+            self._ask(_ASK_DATA, self._chunk_answered)
             return
         self._take_chunk(chunk)
 
