@@ -73,6 +73,7 @@ class CallEnded:
     started: bool = False  # the host has started its queue for us (ETRN)
     lasted: float = 0.0  # seconds that the line was open
     refused: int = 0  # recipients that the host will not have
+    later: int = 0  # messages that it could not take now
 
     @property
     def is_well(self) -> bool:

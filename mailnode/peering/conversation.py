@@ -199,7 +199,10 @@ class Conversation:
     def _result(self) -> CallEnded:
         last = self._how
         assert last is not None  # the sender's role ends before its connection is gone
-        given, refused = (self._letters.given, self._letters.failed) if self._letters is not None else (0, 0)
+        letters = self._letters
+        given, refused, later = (
+            (letters.given, letters.failed, letters.later) if letters is not None else (0, 0, 0)
+        )
         turned, insecure = last.ending is Ending.TURNED, last.ending is Ending.INSECURE
         reply = last.reply
         if reply == CONNECTION_LOST and not self._heard:
@@ -208,7 +211,10 @@ class Conversation:
         if turned and last.wait and self._turned_at is not None:
             lasted = max(self._clock.seconds() - self._turned_at, 0.001)
         started = self.call.command == "ETRN" and last.ending is Ending.DONE and 250 <= reply.code <= 253
-        received = self._counted.taken
         return CallEnded(
-            turned, given, reply, received, insecure, started=started, lasted=lasted, refused=refused
+            *(turned, given, reply, self._counted.taken, insecure),
+            started=started,
+            lasted=lasted,
+            refused=refused,
+            later=later,
         )

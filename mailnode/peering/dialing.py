@@ -23,6 +23,7 @@ from mailnode.peering.conversation import Conversation
 from mailnode.peering.letters import HeldLetters
 
 NO_ROOM = Reply(451, "Too many connections and files are open here", "4.3.2")
+NOT_READ = Reply(451, "What is to go out cannot be read", "4.3.0")
 NO_TLS_HERE = Reply(451, "TLS is required, and this node has none", "4.7.4")
 IS_OPEN = Reply(250, "The line is open: mail comes as it arrives", "2.0.0")
 GATHER = 0.1  # seconds that outgoing mail waits for more before an open line's host is called
@@ -53,10 +54,18 @@ class Line:
         self.gather: IDelayedCall | None = None
 
     def cancel_timers(self) -> None:
-        for timer in (self.timer, self.gather):
-            if timer is not None and timer.active():
-                timer.cancel()
-        self.timer = self.gather = None
+        self.cancel_timer()
+        self.cancel_gather()
+
+    def cancel_timer(self) -> None:
+        timer, self.timer = self.timer, None
+        if timer is not None and timer.active():
+            timer.cancel()
+
+    def cancel_gather(self) -> None:
+        gather, self.gather = self.gather, None
+        if gather is not None and gather.active():
+            gather.cancel()
 
     def conversations(self) -> list[Conversation]:
         return [it for it in (self.fetching, self.giving) if it is not None]
@@ -165,7 +174,7 @@ class Dialing:
             self._schedule(line, self._random() * min(line.call.every, 10.0))
 
     def _schedule(self, line: Line, seconds: float) -> None:
-        line.cancel_timers()
+        line.cancel_timer()
         line.timer = self._clock.callLater(seconds, self._on_time, line)
 
     def _on_time(self, line: Line) -> None:
@@ -173,7 +182,7 @@ class Dialing:
         if not line.busy:
             self._fetch(line, None)
         elif line.open is not None:
-            self._time_to_give(line)
+            self._gather(line)
 
     def dial(self, name: str, trace: Trace | None = None) -> Deferred[CallEnded]:
         """Calls now; fires when the line is free again, or stays open. Where it is open already, what is to
@@ -245,9 +254,7 @@ class Dialing:
         self._tell(line, how)
         if line.outdated and line.fetching is not None:
             line.fetching.hang_up()
-        if line.outgoing:  # it came after ours had been given
-            self._gather(line)
-        self._schedule_giving(line, how)
+        self._given(line, how)
 
     def _hung_up(self, how: CallEnded, line: Line) -> None:
         was_open, line.open, line.busy = line.open is not None, None, False
@@ -310,6 +317,13 @@ class Dialing:
             line.refusals = 0 if how.is_well else line.refusals + 1
             self._schedule(line, pause(line.call, replace(how, lasted=0.0), line.refusals, self._random()))
 
+    def _given(self, line: Line, how: CallEnded) -> None:
+        """What there was has been given, or could not be. What came meanwhile goes at once, but for what was
+        put back by this very call: that waits until the host would be called anyway."""
+        if line.outgoing and how.is_well and not how.later and line.open is not None:
+            self._gather(line)
+        self._schedule_giving(line, how)
+
     def _gather(self, line: Line) -> None:
         if line.gather is None and line.giving is None and not line.is_peeking and not self._stopping:
             line.gather = self._clock.callLater(GATHER, self._time_to_give, line)
@@ -329,6 +343,7 @@ class Dialing:
             return succeed(nothing)
         if line.giving is not None or line.is_peeking:
             return fail(BusyError(line.call.name))
+        line.cancel_gather()
         line.outgoing, line.is_peeking = False, True
         letters = self._outgoing()
 
@@ -337,12 +352,13 @@ class Dialing:
             if found and line.open is not None and not self._stopping:
                 return self._give(line, letters, trace)
             letters.close()
-            self._schedule_giving(line, nothing)
+            self._given(line, nothing)
             return nothing
 
         def not_looked(failure: Failure) -> Failure:
             line.is_peeking = False
             letters.close()
+            self._given(line, CallEnded(False, 0, NOT_READ))
             return failure
 
         return maybeDeferred(letters.peek).addCallbacks(looked, not_looked)
@@ -361,9 +377,7 @@ class Dialing:
                 reply=str(how.reply),
             )
             self._settle_down(line)
-            if line.outgoing and how.is_well and line.open is not None:
-                self._gather(line)
-            self._schedule_giving(line, how)
+            self._given(line, how)
             return replace(how, turned=line.open is not None, open=line.open is not None)
 
         if (refusal := self._refusal(call)) is not None:

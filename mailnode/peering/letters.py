@@ -82,6 +82,11 @@ class HeldLetters:
         """How many letters are leased for this conversation."""
         return len(self._waiting) + len(self._open)
 
+    @property
+    def later(self) -> int:
+        """How many messages could not be taken now, and are held again."""
+        return len(self._refused)
+
     # ------------------------------------------------------------- what the Sender asks
 
     def next(self) -> Eventually[Letter | None]:

@@ -500,6 +500,58 @@ def test_outgoing_mail_goes_by_a_call_of_its_own_while_the_line_is_open(desk: De
     assert len(desk.connections) == 2
 
 
+def test_what_comes_while_a_call_of_its_own_ends_goes_by_the_next_one_at_once(
+    desk: Desk, line: Connection
+) -> None:
+    desk.house.give("x@hold.edu")
+    desk.clock.advance(GATHER)
+    giving = desk.connections[1].up("220 hub\r\n", "250 hub\r\n")
+    for reply in ("250 ok\r\n", "250 ok\r\n", "354 go\r\n", "250 ok\r\n"):
+        giving.say(reply)
+    assert giving.said() == ["QUIT"]
+    desk.house.give("y@hold.edu")
+    giving.say("221 bye\r\n")
+    assert len(desk.connections) == 2
+    desk.clock.advance(GATHER)
+    assert len(desk.connections) == 3
+    next_one = desk.connections[2].up("220 hub\r\n", "250 hub\r\n")
+    for reply in ("250 ok\r\n", "250 ok\r\n", "354 go\r\n", "250 ok\r\n", "221 bye\r\n"):
+        next_one.say(reply)
+    assert desk.house.queue() == []
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_comes_while_the_spool_is_looked_at_in_vain_is_looked_for_again(
+    desk: Desk, line: Connection, fails: bool
+) -> None:
+    claim, waiting = desk.house.spool.claim_held, list[tuple[Deferred[Any], Any]]()
+
+    def slow(*arguments: Any, **options: Any) -> Deferred[Any]:
+        """Claims now, and says later what it has found."""
+        found: list[Any] = []
+        claim(*arguments, **options).addCallback(found.append)
+        waiting.append((Deferred(), found[0]))
+        return waiting[-1][0]
+
+    desk.house.spool.claim_held = slow
+    desk.dialing.outgoing_held()
+    desk.clock.advance(GATHER)
+    ((told, found),) = waiting
+    desk.house.spool.claim_held = claim
+    desk.house.give("x@hold.edu")
+    if fails:
+        told.errback(OSError(5, "Input/output error"))
+        for _ in range(40):
+            line.say("NOOP\r\n")
+            desk.clock.advance(25)
+            if len(desk.connections) > 1:
+                break
+    else:
+        told.callback(found)
+        desk.clock.advance(GATHER)
+    assert len(desk.connections) == 2
+
+
 def test_mail_for_a_peer_of_ours_is_no_reason_for_a_call(desk: Desk, line: Connection) -> None:
     desk.house.give("b@leaf.edu")
     desk.clock.advance(5)
