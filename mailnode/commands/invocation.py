@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from dataclasses import dataclass
 from functools import cached_property
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 import click
 
@@ -45,6 +46,9 @@ class Invocation:
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
 
 
+LOOK: Final = 0.2  # seconds in which an interrupt is noticed
+
+
 def at_terminal() -> bool:
     """Whether a person can be asked; standard input may also be closed."""
     return sys.stdin is not None and sys.stdin.isatty()
@@ -55,6 +59,12 @@ def standard_input() -> BinaryIO:
     if sys.stdin is None:
         raise CommandError("standard input is closed", os.EX_NOINPUT)
     return sys.stdin.buffer
+
+
+def wait_for_typing() -> None:
+    """Waits until a person has typed something: an interrupt in the moment before a read ends nothing."""
+    while not select.select([sys.stdin], [], [], LOOK)[0]:
+        pass
 
 
 def status_of(error: OSError) -> int:

@@ -21,6 +21,7 @@ from mailnode.commands.invocation import (
     at_terminal,
     pass_invocation,
     standard_input,
+    wait_for_typing,
     words_of,
 )
 from mailnode.commands.message import Stamp, compose, field_names, with_crlf
@@ -117,6 +118,7 @@ def read_message(limit: int) -> bytes:
     """Standard input, with CRLF. CommandError (EX_DATAERR) if it is larger than `limit` octets."""
     if at_terminal():
         click.echo("Type the message; end it with ^D on a line of its own.", err=True)
+        wait_for_typing()
     text = with_crlf(standard_input().read(limit + 1))
     if len(text) > limit:
         raise CommandError(f"the message is larger than {limit} octets", os.EX_DATAERR)
