@@ -188,6 +188,8 @@ class Dispatch:
             self._cancel_timer()
             limit = ROOM - len(self._jobs)
             self._spool.claim(limit).addCallbacks(self._claimed, self._not_claimed, callbackArgs=(limit,))
+        else:
+            self._cancel_timer()  # the next entry that is done with makes room, and does not wait for it
 
     def _rest(self) -> None:
         """A line that is paid for brings much: it is free sooner if nothing is delivered meanwhile."""

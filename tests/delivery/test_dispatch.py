@@ -251,6 +251,19 @@ def test_what_does_not_fit_stays_queued_and_is_taken_when_there_is_room(world: W
     assert world.queue() == []
 
 
+def test_what_did_not_fit_is_taken_when_there_is_room_though_the_spool_was_empty_before(world: World) -> None:
+    found(world.dispatch.start())  # nothing is due, so the next look is far away
+    for _ in range(ROOM + 3):
+        world.give("x@usc.edu")
+    world.dispatch.wake()  # as intake does for what was not leased
+    for _ in range(ROOM):
+        world.relay.answer(Reply(250, "ok"))
+    world.clock.advance(REFILL)
+    for _ in range(3):
+        world.relay.answer(Reply(250, "ok"))
+    assert world.queue() == []
+
+
 def test_stop_waits_for_what_is_in_hand_and_takes_nothing_more(world: World) -> None:
     world.give("x@usc.edu")
     stopped = found(world.dispatch.stop())
