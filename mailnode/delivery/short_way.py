@@ -2,7 +2,7 @@
 
 A message that its mailbox has, durably, needs nobody to look after it. So where the disk of the mailboxes
 is quick it is written once instead of twice. All that may come in between (several recipients, other hosts,
-aliases, a notice of success, a large body, a delivery that fails) is the spool's; and a sender waits for a
+lists, a notice of success, a large body, a delivery that fails) is the spool's; and a sender waits for a
 mailbox no longer than a moment, then the spool takes over the message with the delivery that is under way.
 """
 
